@@ -1,0 +1,28 @@
+//! Byte buffers that go round, so that steady traffic allocates nothing and idle clients hold
+//! nothing.
+
+/// Spare buffers kept at most; more are freed.
+const SPARE: usize = 64;
+/// A buffer that has grown beyond this many bytes is freed instead of kept.
+const KEPT_CAPACITY: usize = 64 * 1024;
+
+/// A pool of empty buffers.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    spare: Vec<Vec<u8>>,
+}
+
+impl Buffers {
+    /// An empty buffer, with room where a used one was at hand.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes back a buffer that is no longer needed.
+    pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! Where keys live: slots, the nodes that own them, and how that knowledge is kept fresh.
+
+mod address;
+mod redirect;
+mod refresh;
+mod shard;
+mod slot;
+mod topology;
+
+use std::time::Duration;
+
+pub use address::Address;
+pub(crate) use redirect::{ErrorReply, Redirection};
+pub(crate) use refresh::{Outcome, Refresh};
+use shard::Shard;
+pub use slot::{SLOTS, Slot};
+pub(crate) use topology::{Topology, parse_epoch, parse_zone};
+
+use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::upstream::{ConnectionId, Lane};
+
+/// Pauses before connecting again to a node that refused: doubled from the first to the last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+const LAST_BACKOFF: Duration = Duration::from_secs(1);
+/// A node that said "not now" to a read is passed over for so long.
+const SHUNNED: Duration = Duration::from_millis(500);
+/// The entry of a slot that no shard is known to own.
+const NOBODY: u16 = u16::MAX;
+
+/// One Redis Cluster: its topology as far as it is known, and its nodes.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) config: ClusterConfig,
+    pub(crate) refresh: Refresh,
+    /// What HELLO reported; empty until the first topology has been read.
+    pub(crate) server_version: Vec<u8>,
+    /// The shard of each slot, as an index; always [`SLOTS`] entries.
+    slots: Vec<u16>,
+    shards: Vec<Shard>,
+    /// Some topology has been installed: `slots` is worth asking.
+    known: bool,
+    nodes: Vec<Node>,
+    /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
+    /// ever new addresses is not followed further.
+    unknown_nodes: usize,
+}
+
+/// Names a node within its cluster, for as long as the node is in the topology or connected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct NodeIndex(u16);
+
+/// One Redis process.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) address: Address,
+    /// The zone it is in, if anybody has told.
+    pub(crate) zone: Option<Box<str>>,
+    /// In the installed topology, or learnt from a redirection since.
+    member: bool,
+    /// Learnt from a redirection and not yet confirmed by a topology.
+    unknown: bool,
+    /// The connections that clients share, by the index of their lane.
+    shared: Vec<Option<ConnectionId>>,
+    /// Connections that failed in a row.
+    failures: u32,
+    /// No connection is opened before.
+    retry_at: Instant,
+    /// No read is sent before, if another node can take it.
+    shunned_until: Instant,
+    /// When counting `opened` began.
+    second: Instant,
+    /// Connections opened in the second that began then.
+    opened: u32,
+}
+
+impl Cluster {
+    pub(crate) fn new(config: ClusterConfig, unknown_nodes: usize) -> Self {
+        let standalone = config.kind == ClusterKind::Standalone;
+        let server = config.seeds.first().filter(|_| standalone).map(Topology::standalone);
+        let mut cluster = Self {
+            config,
+            refresh: Refresh::new(!standalone),
+            server_version: Vec::new(),
+            slots: vec![NOBODY; SLOTS],
+            shards: Vec::new(),
+            known: false,
+            nodes: Vec::new(),
+            unknown_nodes,
+        };
+        if let Some(topology) = server {
+            cluster.install(&topology);
+        }
+        cluster
+    }
+
+    /// Whether a topology is known at all.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// The primary that owns `slot`.
+    pub(crate) fn owner(&self, slot: Slot) -> Option<NodeIndex> {
+        let shard = *self.slots.get(usize::from(slot.number()))?;
+        Some(self.shards.get(usize::from(shard))?.primary)
+    }
+
+    /// The node that answers a read of `slot` under `policy`; `zone` is ours.
+    pub(crate) fn reader(
+        &mut self,
+        slot: Slot,
+        policy: ReadPolicy,
+        zone: Option<&str>,
+        now: Instant,
+    ) -> Option<NodeIndex> {
+        let shard = *self.slots.get(usize::from(slot.number()))?;
+        let shard = self.shards.get_mut(usize::from(shard))?;
+        Some(shard.reader(policy, &self.nodes, zone, now))
+    }
+
+    /// Any primary, for a command without keys.
+    pub(crate) fn any_primary(&self, rng: &mut Rng) -> Option<NodeIndex> {
+        self.shards.get(rng.below(self.shards.len())).map(|shard| shard.primary)
+    }
+
+    /// How many nodes and shards are known.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.nodes.iter().filter(|node| node.member).count(), self.shards.len())
+    }
+
+    pub(crate) fn node_mut(&mut self, index: NodeIndex) -> Option<&mut Node> {
+        self.nodes.get_mut(index.position())
+    }
+
+    /// Installs what a node answered to CLUSTER SLOTS. Returns whether any slot changed hands.
+    pub(crate) fn install(&mut self, topology: &Topology) -> bool {
+        for node in &mut self.nodes {
+            node.member = false;
+            node.unknown = false;
+        }
+        let mut slots = vec![NOBODY; SLOTS];
+        let mut shards: Vec<Shard> = Vec::new();
+        for range in &topology.ranges {
+            let Some(primary) = self.admit(&range.primary) else { continue };
+            let replicas =
+                range.replicas.iter().filter_map(|replica| self.admit(replica)).collect();
+            let known = shards.iter().position(|shard| shard.primary == primary);
+            let shard = known.unwrap_or_else(|| {
+                shards.push(Shard::new(primary, replicas));
+                shards.len() - 1
+            });
+            let (start, end) = (usize::from(*range.slots.start()), usize::from(*range.slots.end()));
+            if let (Ok(shard), Some(slots)) = (u16::try_from(shard), slots.get_mut(start..=end)) {
+                slots.fill(shard);
+            }
+        }
+        let owner = |slots: &[u16], shards: &[Shard], slot: usize| {
+            shards.get(usize::from(*slots.get(slot)?)).map(|shard| shard.primary)
+        };
+        let changed = (0..SLOTS)
+            .any(|slot| owner(&slots, &shards, slot) != owner(&self.slots, &self.shards, slot));
+        self.slots = slots;
+        self.shards = shards;
+        self.known = true;
+        changed
+    }
+
+    /// Learns from a MOVED that `slot` lives at `address`. Returns whether that was news; `None`
+    /// when too many unknown nodes have been learnt already.
+    pub(crate) fn learn(&mut self, slot: Slot, address: &Address) -> Option<bool> {
+        let node = self.find_or_learn(address)?;
+        if self.owner(slot) == Some(node) {
+            return Some(false);
+        }
+        let shard = match self.shards.iter().position(|shard| shard.primary == node) {
+            Some(shard) => shard,
+            None => {
+                self.shards.push(Shard::new(node, Vec::new()));
+                self.shards.len() - 1
+            }
+        };
+        *self.slots.get_mut(usize::from(slot.number()))? = u16::try_from(shard).ok()?;
+        Some(true)
+    }
+
+    /// The node at `address`, learnt now if need be; `None` when too many unknown nodes have been
+    /// learnt already.
+    pub(crate) fn find_or_learn(&mut self, address: &Address) -> Option<NodeIndex> {
+        if let Some(member) = self.find(address, |node| node.member) {
+            return Some(member);
+        }
+        let unknown = self.nodes.iter().filter(|node| node.unknown).count();
+        if unknown >= self.unknown_nodes {
+            return None;
+        }
+        let index = self.admit(address)?;
+        self.node_mut(index)?.unknown = true;
+        Some(index)
+    }
+
+    /// Nodes that have left the topology, with the connections they still have.
+    pub(crate) fn departed(&self) -> impl Iterator<Item = ConnectionId> {
+        self.nodes
+            .iter()
+            .filter(|node| !node.member)
+            .flat_map(|node| &node.shared)
+            .flatten()
+            .copied()
+    }
+
+    /// Whom to ask for the topology, in random order: all known nodes, then the seeds.
+    pub(crate) fn candidates(&self, rng: &mut Rng) -> Vec<Address> {
+        let mut members: Vec<_> =
+            self.nodes.iter().filter(|node| node.member).map(|node| node.address.clone()).collect();
+        rng.shuffle(&mut members);
+        let mut seeds: Vec<_> =
+            self.config.seeds.iter().filter(|seed| !members.contains(seed)).cloned().collect();
+        rng.shuffle(&mut seeds);
+        members.append(&mut seeds);
+        members
+    }
+
+    /// Makes the node at `address` a member, in the place of one that has left if there is any.
+    fn admit(&mut self, address: &Address) -> Option<NodeIndex> {
+        let place = self
+            .find(address, |_| true)
+            .or_else(|| self.nodes.iter().position(Node::is_vacant).and_then(NodeIndex::new));
+        let index = match place {
+            Some(index) => index,
+            None => {
+                let index = NodeIndex::new(self.nodes.len())?;
+                self.nodes.push(Node::new(address.clone()));
+                index
+            }
+        };
+        let zone = self.config.zones.iter().find(|(host, _)| host.matches(address.host()));
+        let zone = zone.map(|(_, zone)| zone.as_str().into());
+        let node = self.node_mut(index)?;
+        if node.address != *address {
+            *node = Node::new(address.clone());
+        }
+        node.zone = zone.or_else(|| node.zone.take());
+        node.member = true;
+        Some(index)
+    }
+
+    fn find(&self, address: &Address, of: impl Fn(&Node) -> bool) -> Option<NodeIndex> {
+        self.nodes
+            .iter()
+            .position(|node| node.address == *address && of(node))
+            .and_then(NodeIndex::new)
+    }
+}
+
+impl NodeIndex {
+    fn new(position: usize) -> Option<Self> {
+        u16::try_from(position).ok().filter(|index| *index != NOBODY).map(Self)
+    }
+
+    fn position(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl Node {
+    fn new(address: Address) -> Self {
+        Self {
+            address,
+            zone: None,
+            member: false,
+            unknown: false,
+            shared: Vec::new(),
+            failures: 0,
+            retry_at: Instant::default(),
+            shunned_until: Instant::default(),
+            second: Instant::default(),
+            opened: 0,
+        }
+    }
+
+    /// The connection on `lane`.
+    pub(crate) fn shared(&self, lane: Lane) -> Option<ConnectionId> {
+        self.shared.get(lane.index()).copied().flatten()
+    }
+
+    pub(crate) fn set_shared(&mut self, lane: Lane, connection: Option<ConnectionId>) {
+        if lane.index() >= self.shared.len() {
+            self.shared.resize(lane.index() + 1, None);
+        }
+        if let Some(shared) = self.shared.get_mut(lane.index()) {
+            *shared = connection;
+        }
+    }
+
+    /// Counts a connection about to be opened, unless `limit` have been in this second already.
+    pub(crate) fn may_connect(&mut self, limit: Option<u32>, now: Instant) -> bool {
+        let Some(limit) = limit else { return true };
+        if now.saturating_duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.opened = 0;
+        }
+        self.opened = self.opened.saturating_add(1);
+        self.opened <= limit
+    }
+
+    /// Whether connecting now would come too soon after the last failure.
+    pub(crate) fn is_backing_off(&self, now: Instant) -> bool {
+        now < self.retry_at
+    }
+
+    /// A connection failed before it served anything. Returns whether it is the first in a row.
+    pub(crate) fn note_failure(&mut self, now: Instant, rng: &mut Rng) -> bool {
+        let doubled = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(6));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = now + rng.jitter(doubled.min(LAST_BACKOFF));
+        self.failures == 1
+    }
+
+    /// A connection has served something.
+    pub(crate) fn note_success(&mut self) {
+        self.failures = 0;
+        self.retry_at = Instant::default();
+    }
+
+    /// It said "not now" to a read: others are asked for a while.
+    pub(crate) fn note_refusal(&mut self, now: Instant) {
+        self.shun_until(now + SHUNNED);
+    }
+
+    fn shun_until(&mut self, at: Instant) {
+        self.shunned_until = at;
+    }
+
+    /// Whether there is no reason to read elsewhere.
+    fn is_well(&self, now: Instant) -> bool {
+        now >= self.shunned_until && !self.is_backing_off(now)
+    }
+
+    fn is_vacant(&self) -> bool {
+        !self.member && self.shared.iter().all(Option::is_none)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::topology::SlotRange;
+    use super::*;
+    use crate::config::Config;
+
+    fn cluster() -> Cluster {
+        let json = br#"{"settings": {"op_timeout": "1s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
+            "clusters": {"c": {"seeds": ["seed:1"]}}}"#;
+        Cluster::new(Config::from_json(json).unwrap().clusters.remove(0), 100)
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    fn topology(shards: &[(u16, u16, &str)]) -> Topology {
+        let ranges = shards
+            .iter()
+            .map(|(start, end, primary)| SlotRange {
+                slots: *start..=*end,
+                primary: address(primary),
+                replicas: Vec::new(),
+            })
+            .collect();
+        Topology { ranges, epoch: 0 }
+    }
+
+    fn owner(cluster: &Cluster, slot: u16) -> String {
+        let owner = cluster.owner(Slot::new(slot).unwrap()).unwrap();
+        cluster.nodes[owner.position()].address.to_string()
+    }
+
+    #[test]
+    fn a_topology_says_who_owns_a_slot_and_only_a_change_is_news() {
+        let mut cluster = cluster();
+        assert!(!cluster.is_known());
+        let halves = topology(&[(0, 8191, "a:1"), (8192, 16383, "b:1")]);
+        assert!(cluster.install(&halves));
+        assert!(!cluster.install(&halves));
+        assert_eq!(owner(&cluster, 8191), "a:1");
+        assert_eq!(owner(&cluster, 8192), "b:1");
+        assert!(cluster.install(&topology(&[(0, 16383, "b:1")])));
+        assert_eq!(owner(&cluster, 0), "b:1");
+    }
+
+    #[test]
+    fn a_moved_slot_is_learnt_once() {
+        let mut cluster = cluster();
+        cluster.install(&topology(&[(0, 16383, "a:1")]));
+        let slot = Slot::new(7).unwrap();
+        assert_eq!(cluster.learn(slot, &address("b:1")), Some(true));
+        assert_eq!(cluster.learn(slot, &address("b:1")), Some(false));
+        assert_eq!(owner(&cluster, 7), "b:1");
+        assert_eq!(owner(&cluster, 8), "a:1");
+    }
+
+    #[test]
+    fn redirections_to_ever_new_nodes_are_followed_a_hundred_times_per_topology() {
+        let mut cluster = cluster();
+        let slot = Slot::new(7).unwrap();
+        for port in 1..=100 {
+            assert!(cluster.learn(slot, &Address::new("evil", port).unwrap()).is_some());
+        }
+        assert_eq!(cluster.learn(slot, &address("evil:101")), None);
+        cluster.install(&topology(&[(0, 16383, "a:1")]));
+        assert_eq!(cluster.learn(slot, &address("evil:101")), Some(true));
+    }
+
+    #[test]
+    fn the_place_of_a_departed_node_is_taken_by_the_next() {
+        let mut cluster = cluster();
+        for round in 0..1000 {
+            cluster.install(&topology(&[(0, 16383, &format!("node-{round}:1"))]));
+        }
+        assert!(cluster.nodes.len() <= 2, "{} nodes are kept", cluster.nodes.len());
+    }
+
+    #[test]
+    fn known_nodes_are_asked_before_seeds() {
+        let mut cluster = cluster();
+        assert_eq!(cluster.candidates(&mut Rng::new(1)), [address("seed:1")]);
+        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]));
+        let candidates = cluster.candidates(&mut Rng::new(1));
+        assert_eq!(candidates.len(), 3);
+        assert_eq!(candidates[2], address("seed:1"));
+    }
+
+    #[test]
+    fn pauses_between_failures_grow_up_to_a_second() {
+        let mut node = Node::new(address("a:1"));
+        let mut rng = Rng::new(1);
+        let now = Instant::default();
+        node.note_failure(now, &mut rng);
+        assert!(node.is_backing_off(now + Duration::from_millis(9)));
+        assert!(!node.is_backing_off(now + Duration::from_millis(20)));
+        for _ in 0..40 {
+            node.note_failure(now, &mut rng);
+        }
+        assert!(node.is_backing_off(now + Duration::from_millis(499)));
+        assert!(!node.is_backing_off(now + Duration::from_secs(1)));
+        node.note_success();
+        assert!(!node.is_backing_off(now));
+    }
+}

@@ -1,0 +1,273 @@
+//! When to ask for the topology again, whom, and whom to believe.
+
+use std::time::Duration;
+
+use super::{Address, Topology};
+use crate::config::ClusterConfig;
+use crate::rng::Rng;
+use crate::time::Instant;
+use crate::upstream::ConnectionId;
+
+/// Two refreshes never start closer together than this, whatever asks for them.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+/// Pauses between rounds in which no node answered: doubled from the first to the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many nodes are asked in a round, where there are so many: one of them may be behind.
+const VIEWS: usize = 3;
+/// How long the first answer waits for others to agree or to differ.
+const GRACE: Duration = Duration::from_millis(200);
+/// When to ask again after nodes have told different things.
+const DISAGREEMENT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The schedule of one cluster's topology refresh: one round at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Refresh {
+    /// There is no topology to be asked for.
+    never: bool,
+    /// When the next round starts; `None`: not before somebody asks.
+    next: Option<Instant>,
+    round: Option<Round>,
+    last_start: Option<Instant>,
+    last_success: Option<Instant>,
+    /// Rounds in a row in which no node answered.
+    failures: u32,
+    /// Redirections since the last round started.
+    redirections: u32,
+    /// Why each node of the last failed round gave no topology.
+    reasons: Vec<String>,
+}
+
+/// A refresh in progress: some nodes are asked at the same time, and others in the place of those
+/// that give no answer.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// Nodes still to be asked, the next one last.
+    candidates: Vec<Address>,
+    asked: Vec<Asked>,
+    /// What has been answered.
+    views: Vec<Topology>,
+    /// When to make do with the views that have come.
+    decide_by: Option<Instant>,
+    reasons: Vec<String>,
+}
+
+/// A node that has not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    connection: ConnectionId,
+    /// When to give it up.
+    deadline: Instant,
+}
+
+/// How a round has ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The view that most nodes share.
+    Topology {
+        /// What they told.
+        topology: Topology,
+        /// Some told something else.
+        disputed: bool,
+        /// Nodes that have not answered and need not any more.
+        unneeded: Vec<ConnectionId>,
+    },
+    /// No node answered.
+    Nothing,
+}
+
+impl Refresh {
+    /// A schedule of nothing so far; `wanted` is false for a server without a topology.
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { never: !wanted, ..Self::default() }
+    }
+
+    /// A client has come: make sure that the topology is, or soon will be, fresh.
+    pub(crate) fn note_client(&mut self, now: Instant, config: &ClusterConfig) {
+        if self.next.is_none() && self.round.is_none() && !self.never {
+            let due = self.last_success.map_or(now, |last| last + config.refresh_rate);
+            self.next = Some(due.max(now));
+        }
+    }
+
+    /// A node redirected a command to another one.
+    pub(crate) fn note_redirection(&mut self, now: Instant, config: &ClusterConfig) {
+        self.redirections = self.redirections.saturating_add(1);
+        let threshold = config.redirect_refresh_threshold;
+        if threshold == 0 || self.redirections < threshold {
+            return;
+        }
+        let earliest = self.last_start.map_or(now, |last| last + config.redirect_refresh_interval);
+        self.ask_at(earliest.max(now));
+    }
+
+    /// Something is wrong that a fresh topology may mend: refresh as soon as is decent.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        let earliest = self.last_start.map_or(now, |last| last + SHORTEST_INTERVAL);
+        self.ask_at(earliest.max(now));
+    }
+
+    /// The next moment at which [`Self::is_due`] or a round's deadline has something to say.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        match &self.round {
+            Some(round) => round.next_timeout(),
+            None => self.next,
+        }
+    }
+
+    /// Whether a round should start now.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.round.is_none() && self.next.is_some_and(|next| next <= now)
+    }
+
+    /// Nobody needs the topology: forget about the next round.
+    pub(crate) fn rest(&mut self) {
+        self.next = None;
+    }
+
+    /// Starts a round over `candidates`, the first ones first.
+    pub(crate) fn start(&mut self, mut candidates: Vec<Address>, now: Instant) {
+        candidates.reverse();
+        self.next = None;
+        self.last_start = Some(now);
+        self.redirections = 0;
+        self.round = Some(Round { candidates, ..Round::default() });
+    }
+
+    pub(crate) fn round_mut(&mut self) -> Option<&mut Round> {
+        self.round.as_mut()
+    }
+
+    /// A topology was found: the round is over. The next one comes sooner where it was disputed.
+    pub(crate) fn succeed(
+        &mut self,
+        now: Instant,
+        disputed: bool,
+        config: &ClusterConfig,
+        rng: &mut Rng,
+    ) {
+        self.round = None;
+        self.failures = 0;
+        self.reasons.clear();
+        self.last_success = Some(now);
+        // Always a little late, by a different bit each time, so that workers and sidecars that
+        // started together drift apart.
+        let late = rng.jitter(config.refresh_rate / 8);
+        let rate = if disputed {
+            config.refresh_rate.min(DISAGREEMENT_INTERVAL)
+        } else {
+            config.refresh_rate + late
+        };
+        self.ask_at(now + rate);
+    }
+
+    /// No node answered: the round is over, and the next one comes after a pause.
+    pub(crate) fn fail(&mut self, now: Instant, rng: &mut Rng) {
+        if let Some(round) = self.round.take() {
+            self.reasons = round.reasons;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(6)).min(LAST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.ask_at(now + rng.jitter(pause));
+    }
+
+    /// How many rounds in a row have failed.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Why the last round failed: each node asked and its reason.
+    pub(crate) fn reasons(&self) -> String {
+        self.reasons.join("; ")
+    }
+
+    fn ask_at(&mut self, at: Instant) {
+        if self.never {
+            return;
+        }
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+}
+
+impl Round {
+    /// The next node to ask; `None` if enough are asked, or none is left.
+    pub(crate) fn next_candidate(&mut self) -> Option<Address> {
+        if self.asked.len() + self.views.len() >= VIEWS {
+            return None;
+        }
+        self.candidates.pop()
+    }
+
+    /// A candidate is asked over `connection`, until `deadline`.
+    pub(crate) fn note_asked(&mut self, connection: ConnectionId, deadline: Instant) {
+        self.asked.push(Asked { connection, deadline });
+    }
+
+    /// A node that has been silent for too long.
+    pub(crate) fn silent(&self, now: Instant) -> Option<ConnectionId> {
+        self.asked.iter().find(|asked| asked.deadline <= now).map(|asked| asked.connection)
+    }
+
+    /// A node has answered with a topology. Returns whether it had been asked.
+    pub(crate) fn note_view(
+        &mut self,
+        connection: ConnectionId,
+        view: Topology,
+        now: Instant,
+    ) -> bool {
+        let asked = self.forget(connection);
+        if asked {
+            self.views.push(view);
+            self.decide_by.get_or_insert(now + GRACE);
+        }
+        asked
+    }
+
+    /// A node gave no topology. Returns whether it had been asked.
+    pub(crate) fn note_reason(&mut self, connection: ConnectionId, reason: String) -> bool {
+        // Enough to tell an operator what is wrong; an error reply has to carry them.
+        const REASONS: usize = 4;
+        let asked = self.forget(connection);
+        if asked && self.reasons.len() < REASONS {
+            self.reasons.push(reason);
+        }
+        asked
+    }
+
+    /// How the round has ended, if it has: two nodes agree, nobody is left to answer, or the others
+    /// have had their time.
+    pub(crate) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
+        let supporters =
+            |view: &Topology| self.views.iter().filter(|other| other.agrees_with(view)).count();
+        let everybody = self.asked.is_empty();
+        let in_time = self.decide_by.is_none_or(|by| now < by);
+        if self.views.is_empty() {
+            return (everybody && self.candidates.is_empty()).then_some(Outcome::Nothing);
+        }
+        // Among equals the one whose node knows more, then the one that came last.
+        let best = (0..self.views.len()).max_by_key(|at| {
+            self.views.get(*at).map(|view| (supporters(view), view.epoch, view.slots()))
+        })?;
+        let agreed = self.views.get(best).map_or(0, supporters);
+        if !everybody && in_time && agreed < 2 {
+            return None;
+        }
+        Some(Outcome::Topology {
+            disputed: agreed < self.views.len(),
+            topology: self.views.swap_remove(best),
+            unneeded: self.asked.iter().map(|asked| asked.connection).collect(),
+        })
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let deadlines = self.asked.iter().map(|asked| asked.deadline);
+        deadlines.chain(self.decide_by).min()
+    }
+
+    fn forget(&mut self, connection: ConnectionId) -> bool {
+        let before = self.asked.len();
+        self.asked.retain(|asked| asked.connection != connection);
+        self.asked.len() < before
+    }
+}

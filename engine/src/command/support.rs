@@ -1,0 +1,364 @@
+//! What this proxy does with each command: the list written by hand.
+
+use crate::command::{CommandSpec, Flags};
+use crate::resp::RequestFrame;
+
+/// What the proxy does with a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Support {
+    /// Sent to the node that owns the slot of its keys, which must all share one.
+    Forward,
+    /// Cut into one command per slot; the replies are merged.
+    Split(Merge),
+    /// Answered by the proxy.
+    Local(Local),
+    /// Sent to any node: each would give the same answer.
+    AnyNode,
+    /// Answered with an error.
+    Refuse(Reason),
+}
+
+/// How the replies of a split command become one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Merge {
+    /// One array, its elements in the order of the keys.
+    KeyOrder,
+    /// OK, as every part answered.
+    AllOk,
+    /// The sum of the integers.
+    Sum,
+}
+
+/// A command that the proxy answers itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Local {
+    /// `AUTH [username] password`
+    Auth,
+    /// `CLIENT GETNAME`
+    ClientGetname,
+    /// `CLIENT ID`
+    ClientId,
+    /// `CLIENT SETINFO attribute value`
+    ClientSetinfo,
+    /// `CLIENT SETNAME name`
+    ClientSetname,
+    /// `ECHO message`
+    Echo,
+    /// `HELLO [version [AUTH username password] [SETNAME name]]`
+    Hello,
+    /// `PING [message]`
+    Ping,
+    /// `QUIT`
+    Quit,
+    /// `RESET`
+    Reset,
+    /// `SELECT index`
+    Select,
+}
+
+/// Why the proxy refuses a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reason {
+    /// It may keep a connection waiting.
+    Blocking,
+    /// It shows or changes what a server keeps of its connections.
+    ClientState,
+    /// It speaks of the whole data set, which lies on many nodes.
+    ClusterWide,
+    /// It sets how one connection sees a cluster, which the proxy does itself.
+    ConnectionMode,
+    /// It is how Redis' own parts speak or are tested.
+    Internal,
+    /// It names no key to route by.
+    NoKey,
+    /// It looks after one server.
+    Operator,
+    /// It belongs to publish/subscribe.
+    PubSub,
+    /// It makes or feeds a replica.
+    Replication,
+    /// It needs more than the one database that a cluster has.
+    SingleDatabase,
+    /// It shows or changes the cluster that the proxy hides.
+    Topology,
+    /// It belongs to a transaction.
+    Transaction,
+}
+
+impl Reason {
+    /// The error text, without the leading `-` and the line's end.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Blocking => "ERR blocking commands are not supported by this proxy yet",
+            Self::ClientState => {
+                "ERR commands on the state of a connection are not supported by this proxy yet"
+            }
+            Self::ClusterWide => {
+                "ERR commands on the whole data set are not supported by this proxy yet"
+            }
+            Self::ConnectionMode => {
+                "ERR this proxy routes and redirects by itself: the command has no use here"
+            }
+            Self::Internal => "ERR the command is internal to Redis",
+            Self::NoKey => "ERR the command names no key, and this proxy routes by keys",
+            Self::Operator => {
+                "ERR the command looks after one server: send it to that node, not to this proxy"
+            }
+            Self::PubSub => "ERR publish/subscribe is not supported by this proxy yet",
+            Self::Replication => {
+                "ERR replication is set up between servers: send the command to a node"
+            }
+            Self::SingleDatabase => "ERR a Redis Cluster has one database only",
+            Self::Topology => "ERR this proxy hides the cluster: send CLUSTER commands to a node",
+            Self::Transaction => "ERR transactions are not supported by this proxy yet",
+        }
+    }
+}
+
+/// What is decided for each command; one that has keys and is not named here is forwarded.
+///
+/// `scripts/gen-commands.py` reads this list to write `docs/commands.md`.
+///
+/// `MIGRATE` is not named on purpose: it has a key, so it goes to the node that owns it, which
+/// dials the other server itself, as a standalone Redis would.
+#[rustfmt::skip] // Families stay together.
+const DECISIONS: &[(Support, &[&str])] = &[
+    // The same one key at a time as all at once.
+    (Support::Split(Merge::KeyOrder), &["mget"]),
+    (Support::Split(Merge::AllOk), &["mset"]),
+    (Support::Split(Merge::Sum), &["del", "exists", "touch", "unlink"]),
+
+    // About the client's connection, which ends at the proxy.
+    (Support::Local(Local::Auth), &["auth"]),
+    (Support::Local(Local::ClientGetname), &["client|getname"]),
+    (Support::Local(Local::ClientId), &["client|id"]),
+    (Support::Local(Local::ClientSetinfo), &["client|setinfo"]),
+    (Support::Local(Local::ClientSetname), &["client|setname"]),
+    (Support::Local(Local::Echo), &["echo"]),
+    (Support::Local(Local::Hello), &["hello"]),
+    (Support::Local(Local::Ping), &["ping"]),
+    (Support::Local(Local::Quit), &["quit"]),
+    (Support::Local(Local::Reset), &["reset"]),
+    (Support::Local(Local::Select), &["select"]),
+
+    // About the server as such.
+    (Support::AnyNode, &[
+        "command", "command|count", "command|docs", "command|getkeys", "command|getkeysandflags",
+        "command|help", "command|info", "command|list", "lolwut", "time",
+    ]),
+    (Support::AnyNode, &[
+        "acl|help", "backup|help", "client|help", "cluster|help", "commandlog|help", "config|help",
+        "function|help", "hotkeys|help", "latency|help", "memory|help", "module|help",
+        "object|help", "pubsub|help", "script|help", "slowlog|help", "xgroup|help", "xinfo|help",
+    ]),
+    // Search indexes span the cluster: the module asks the other nodes by itself.
+    (Support::AnyNode, &[
+        "ft._list", "ft.aggregate", "ft.aliasadd", "ft.aliasdel", "ft.aliasupdate", "ft.alter",
+        "ft.create", "ft.dictadd", "ft.dictdel", "ft.dictdump", "ft.dropindex", "ft.explain",
+        "ft.explaincli", "ft.hybrid", "ft.info", "ft.profile", "ft.search", "ft.spellcheck",
+        "ft.syndump", "ft.synupdate", "ft.tagvals",
+    ]),
+
+    // Would hold up everyone who shares the connection to that node.
+    (Support::Refuse(Reason::Blocking), &[
+        "blmove", "blmovem", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax",
+        "bzpopmin", "wait", "waitaof",
+    ]),
+    (Support::Refuse(Reason::PubSub), &[
+        "psubscribe", "publish", "pubsub|channels", "pubsub|numpat", "pubsub|numsub",
+        "pubsub|shardchannels", "pubsub|shardnumsub", "punsubscribe", "spublish", "ssubscribe",
+        "subscribe", "sunsubscribe", "unsubscribe",
+    ]),
+    (Support::Refuse(Reason::Transaction), &["discard", "exec", "multi", "unwatch", "watch"]),
+    // State that would have to be kept for one client and carried to every node.
+    (Support::Refuse(Reason::ClientState), &[
+        "acl|whoami", "client|caching", "client|capa", "client|getredir", "client|import-source",
+        "client|info", "client|kill", "client|list", "client|no-evict", "client|no-touch",
+        "client|pause", "client|reply", "client|tracking", "client|trackinginfo",
+        "client|unblock", "client|unpause", "himport|discard", "himport|discardall",
+        "himport|prepare", "himport|set", "script|debug",
+    ]),
+    // Have to be asked of several nodes, and their replies joined.
+    (Support::Refuse(Reason::ClusterWide), &[
+        "bless|scan", "clusterscan", "config|get", "config|resetstat", "config|rewrite",
+        "config|set", "dbsize", "flushall", "flushdb", "function|delete", "function|dump",
+        "function|flush", "function|kill", "function|list", "function|load", "function|restore",
+        "function|stats", "info", "keys", "randomkey", "role", "scan", "script|exists",
+        "script|flush", "script|kill", "script|load", "script|show", "ts.mget", "ts.mrange",
+        "ts.mrevrange", "ts.queryindex",
+    ]),
+    // A cursor lives on the node that opened it, and nothing in the command tells which.
+    (Support::Refuse(Reason::ClusterWide), &["ft.cursor"]),
+
+    // Make no sense through a proxy.
+    (Support::Refuse(Reason::ConnectionMode), &["asking", "readonly", "readwrite"]),
+    (Support::Refuse(Reason::Internal), &["pfdebug", "pfselftest", "replconf", "restore-asking"]),
+    (Support::Refuse(Reason::Operator), &[
+        "acl|cat", "acl|deluser", "acl|dryrun", "acl|genpass", "acl|getuser", "acl|list",
+        "acl|load", "acl|log", "acl|save", "acl|setuser", "acl|users", "backup|abort",
+        "backup|cleanup", "backup|list", "backup|seal", "backup|start", "backup|status",
+        "bgrewriteaof", "bgsave", "commandlog|get", "commandlog|len", "commandlog|reset", "debug",
+        "ft.config", "hotkeys|get", "hotkeys|reset", "hotkeys|start", "hotkeys|stop", "lastsave",
+        "latency|doctor", "latency|graph", "latency|histogram", "latency|history",
+        "latency|latest", "latency|reset", "memory|doctor", "memory|malloc-stats",
+        "memory|purge", "memory|stats", "module|list", "module|load", "module|loadex",
+        "module|unload", "monitor", "save", "shutdown", "slowlog|get", "slowlog|len",
+        "slowlog|reset",
+    ]),
+    (Support::Refuse(Reason::Replication), &["failover", "psync", "replicaof", "slaveof", "sync"]),
+    (Support::Refuse(Reason::SingleDatabase), &["swapdb"]),
+    (Support::Refuse(Reason::Topology), &[
+        "cluster|addslots", "cluster|addslotsrange", "cluster|bumpepoch",
+        "cluster|cancelslotmigrations", "cluster|count-failure-reports",
+        "cluster|countkeysinslot", "cluster|delslots", "cluster|delslotsrange",
+        "cluster|failover", "cluster|flushslot", "cluster|flushslots", "cluster|forget",
+        "cluster|getkeysinslot", "cluster|getslotmigrations", "cluster|info", "cluster|keyslot",
+        "cluster|links", "cluster|meet", "cluster|migrateslots", "cluster|migration",
+        "cluster|myid", "cluster|myshardid", "cluster|nodes", "cluster|replicas",
+        "cluster|replicate", "cluster|reset", "cluster|saveconfig", "cluster|set-config-epoch",
+        "cluster|setslot", "cluster|shards", "cluster|slaves", "cluster|slot-stats",
+        "cluster|slots", "cluster|syncslots",
+    ]),
+];
+
+/// Joins the table with the decisions, in the compiler.
+///
+/// # Panics
+/// A decision on a command that the table lacks does not compile.
+#[expect(clippy::indexing_slicing, reason = "runs in the compiler only, which checks the bounds")]
+pub(super) const fn decide<const N: usize>(mut rows: [CommandSpec; N]) -> [CommandSpec; N] {
+    let mut family = 0;
+    while family < DECISIONS.len() {
+        let (support, names) = DECISIONS[family];
+        let mut i = 0;
+        while i < names.len() {
+            rows[position(&rows, names[i])].support = support;
+            i += 1;
+        }
+        family += 1;
+    }
+    rows
+}
+
+/// Where `name` stands in the sorted `rows`.
+#[expect(clippy::indexing_slicing, reason = "runs in the compiler only, which checks the bounds")]
+const fn position(rows: &[CommandSpec], name: &str) -> usize {
+    let (mut low, mut high) = (0, rows.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if sorts_before(rows[middle].name, name) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    assert!(low < rows.len() && !sorts_before(name, rows[low].name), "no such command");
+    low
+}
+
+/// The order of the table: by container, then by subcommand.
+#[expect(clippy::indexing_slicing, reason = "runs in the compiler only, which checks the bounds")]
+const fn sorts_before(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() {
+        if a[i] != b[i] {
+            return a[i] == b'|' || (b[i] != b'|' && a[i] < b[i]);
+        }
+        i += 1;
+    }
+    a.len() < b.len()
+}
+
+/// What to do with a call that has to be looked at: see [`CommandSpec::support_for`].
+#[inline(never)]
+pub(super) fn of_call(spec: &CommandSpec, frame: &RequestFrame<'_>) -> Support {
+    if spec.flags.contains(Flags::BLOCKING) && has_block_option(frame) {
+        return Support::Refuse(Reason::Blocking);
+    }
+    // EVAL and its kin all have the number of keys in the same place.
+    if spec.flags.contains(Flags::NO_MANDATORY_KEYS) && frame.arg(2) == Some(b"0") {
+        return Support::Refuse(Reason::NoKey);
+    }
+    Support::Forward
+}
+
+/// Whether an `XREAD` or `XREADGROUP` says `BLOCK`, and not as the name of a group or stream.
+fn has_block_option(frame: &RequestFrame<'_>) -> bool {
+    let mut index = 1;
+    while let Some(option) = frame.arg(index) {
+        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
+        index += match () {
+            () if is(b"block") => return true,
+            () if is(b"streams") => return false,
+            () if is(b"group") => 3,
+            () if is(b"claim") || is(b"count") => 2,
+            () => 1,
+        };
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::COMMANDS;
+
+    fn decided() -> impl Iterator<Item = &'static str> {
+        DECISIONS.iter().flat_map(|(_, names)| names.iter().copied())
+    }
+
+    #[test]
+    fn every_command_without_keys_is_decided_by_hand() {
+        let undecided: Vec<_> = COMMANDS
+            .iter()
+            .filter(|spec| spec.key_specs.is_empty() && spec.subcommands == 0)
+            .map(|spec| spec.name)
+            .filter(|name| !decided().any(|decided| decided == *name))
+            .collect();
+        assert_eq!(undecided, [""; 0]);
+    }
+
+    #[test]
+    fn a_decision_is_made_once_and_for_a_command_that_can_run() {
+        let mut names: Vec<_> = decided().collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+        for name in names {
+            let spec = COMMANDS.iter().find(|spec| spec.name == name).unwrap();
+            assert!(spec.subcommands == 0 || spec.accepts(1), "{name} needs a subcommand");
+        }
+    }
+
+    #[test]
+    fn a_command_that_runs_on_keys_and_is_not_named_is_forwarded() {
+        for spec in COMMANDS.iter().filter(|spec| !decided().any(|name| name == spec.name)) {
+            assert_eq!(spec.support, Support::Forward, "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn the_decisions_reach_the_table() {
+        for (support, names) in DECISIONS {
+            for name in *names {
+                let spec = COMMANDS.iter().find(|spec| spec.name == *name).unwrap();
+                assert_eq!(spec.support, *support, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_is_in_order() {
+        assert!(COMMANDS.windows(2).all(|pair| sorts_before(pair[0].name, pair[1].name)));
+    }
+
+    #[test]
+    fn every_refusal_is_one_error_line() {
+        for spec in &COMMANDS {
+            if let Support::Refuse(reason) = spec.support {
+                assert!(reason.text().starts_with("ERR "), "{}", spec.name);
+                assert!(!reason.text().contains(['\r', '\n']), "{}", spec.name);
+            }
+        }
+    }
+}

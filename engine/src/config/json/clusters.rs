@@ -1,0 +1,182 @@
+//! `clusters`: the words of Envoy's `RedisClusterConfig` and `RedisProtocolOptions`, by the names
+//! that routes use.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::super::{ClusterConfig, ClusterKind, ConfigError, HostPattern};
+use super::Reader;
+use super::credentials::{self, RawCredentials};
+use super::data_source::DataSource;
+use super::duration::RawDuration;
+use super::field::{Entries, Field};
+use crate::cluster::Address;
+
+/// The Envoy cluster of Slotmesh's own manifests.
+const ENVOY_CLUSTER: &str = "slotmesh_upstream";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(super) struct RawCluster {
+    #[serde(rename = "type")]
+    kind: Option<ClusterKind>,
+    seeds: Option<Vec<String>>,
+    #[serde(alias = "envoyCluster")]
+    envoy_cluster: Option<String>,
+    #[serde(alias = "clusterRefreshRate")]
+    cluster_refresh_rate: Option<RawDuration>,
+    #[serde(alias = "clusterRefreshTimeout")]
+    cluster_refresh_timeout: Option<RawDuration>,
+    #[serde(alias = "redirectRefreshInterval")]
+    redirect_refresh_interval: Option<RawDuration>,
+    #[serde(alias = "redirectRefreshThreshold")]
+    redirect_refresh_threshold: Option<u32>,
+    #[serde(alias = "failureRefreshThreshold")]
+    failure_refresh_threshold: Option<u32>,
+    #[serde(alias = "hostDegradedRefreshThreshold")]
+    host_degraded_refresh_threshold: Option<u32>,
+    #[serde(alias = "enableZoneDiscovery")]
+    enable_zone_discovery: Option<bool>,
+    #[serde(alias = "authUsername")]
+    auth_username: Option<DataSource>,
+    #[serde(alias = "authPassword")]
+    auth_password: Option<DataSource>,
+    credentials: Option<Vec<RawCredentials>>,
+    #[serde(alias = "awsIam")]
+    aws_iam: Option<IgnoredAny>,
+    zones: Option<Entries<String>>,
+}
+
+/// Checks them all; there is at least one.
+pub(super) fn check(
+    clusters: Option<Entries<RawCluster>>,
+    reader: &mut Reader<'_>,
+) -> Result<Vec<ClusterConfig>, ConfigError> {
+    let at = Field::new("clusters");
+    let mut checked: Vec<ClusterConfig> = Vec::new();
+    for (name, cluster) in clusters.map_or_else(Vec::new, |Entries(clusters)| clusters) {
+        if checked.iter().any(|cluster| cluster.name == name) {
+            return Err(at.member(&name).refuse("is there twice"));
+        }
+        checked.push(cluster.check(&at.member(&name), name, reader)?);
+    }
+    if checked.is_empty() {
+        return Err(at.refuse("needs at least one cluster"));
+    }
+    Ok(checked)
+}
+
+impl RawCluster {
+    fn check(
+        self,
+        at: &Field,
+        name: String,
+        reader: &mut Reader<'_>,
+    ) -> Result<ClusterConfig, ConfigError> {
+        const ON_FAILURE: &str = "every failure asks for a refresh, as often as \
+                                  redirect_refresh_interval allows";
+        at.member("aws_iam").unsupported(
+            self.aws_iam,
+            "signing with AWS credentials is not implemented; use auth_username and auth_password",
+        )?;
+        let seeds = check_seeds(&at.member("seeds"), self.seeds)?;
+        let kind = self.kind.unwrap_or_default();
+        if kind == ClusterKind::Standalone && seeds.len() > 1 {
+            return Err(at.member("seeds").refuse("of a STANDALONE Redis are its one address"));
+        }
+        reader.no_effect(
+            &at.member("failure_refresh_threshold"),
+            self.failure_refresh_threshold,
+            ON_FAILURE,
+        );
+        reader.no_effect(
+            &at.member("host_degraded_refresh_threshold"),
+            self.host_degraded_refresh_threshold,
+            ON_FAILURE,
+        );
+        let envoy_cluster = at
+            .member("envoy_cluster")
+            .not_empty(self.envoy_cluster)?
+            .unwrap_or_else(|| ENVOY_CLUSTER.to_owned());
+        let duration = |word, value: Option<RawDuration>, default| match value {
+            Some(value) => value.positive(&at.member(word)),
+            None => Ok(Duration::from_secs(default)),
+        };
+        Ok(ClusterConfig {
+            name,
+            kind,
+            seeds,
+            envoy_cluster,
+            refresh_rate: duration("cluster_refresh_rate", self.cluster_refresh_rate, 5)?,
+            refresh_timeout: duration("cluster_refresh_timeout", self.cluster_refresh_timeout, 3)?,
+            redirect_refresh_interval: duration(
+                "redirect_refresh_interval",
+                self.redirect_refresh_interval,
+                5,
+            )?,
+            redirect_refresh_threshold: self.redirect_refresh_threshold.unwrap_or(5),
+            credentials: credentials::check(
+                at,
+                self.credentials,
+                self.auth_username,
+                self.auth_password,
+                reader,
+            )?,
+            enable_zone_discovery: self.enable_zone_discovery.unwrap_or(false),
+            zones: check_zones(&at.member("zones"), self.zones)?,
+        })
+    }
+}
+
+fn check_seeds(at: &Field, seeds: Option<Vec<String>>) -> Result<Vec<Address>, ConfigError> {
+    let seeds = at.each(seeds, |at, seed| {
+        // As in a URL, what stands before the @ may be a password.
+        if seed.contains('@') {
+            return Err(at.refuse("is not host:port; log in by auth_username and auth_password"));
+        }
+        Address::parse(&seed)
+            .ok_or_else(|| at.refuse(format!("'{seed}' is not host:port or [IPv6]:port")))
+    })?;
+    if seeds.is_empty() {
+        return Err(at.refuse("needs at least one host:port"));
+    }
+    Ok(seeds)
+}
+
+fn check_zones(
+    at: &Field,
+    zones: Option<Entries<String>>,
+) -> Result<Vec<(HostPattern, String)>, ConfigError> {
+    let mut checked: Vec<(HostPattern, String)> = Vec::new();
+    for (host, zone) in zones.map_or_else(Vec::new, |Entries(zones)| zones) {
+        let at = at.member(&host);
+        let host = parse_host(&host).ok_or_else(|| {
+            at.refuse("is no host name, IP address or network such as 10.0.0.0/8")
+        })?;
+        if zone.is_empty() {
+            return Err(at.refuse("is empty"));
+        }
+        if checked.iter().any(|(other, _)| *other == host) {
+            return Err(at.refuse("is there twice"));
+        }
+        checked.push((host, zone));
+    }
+    Ok(checked)
+}
+
+/// An IP address is a network of one, so that it may be spelt in any way.
+fn parse_host(text: &str) -> Option<HostPattern> {
+    let (address, prefix_len) = text.split_once('/').map_or((text, None), |(l, r)| (l, Some(r)));
+    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        let is_name = Address::new(text, 1).is_some() && !text.contains([':', '[']);
+        return is_name.then(|| HostPattern::Exact(text.to_owned()));
+    };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix_len = match prefix_len {
+        Some(digits) => digits.parse().ok().filter(|len| *len <= longest)?,
+        None => longest,
+    };
+    Some(HostPattern::Network { address, prefix_len })
+}

@@ -1,0 +1,359 @@
+//! What the proxy does, in values that make sense: read once from the plugin configuration, whose
+//! words are those of Envoy's `RedisProxy` and `RedisClusterConfig`.
+
+mod json;
+mod secret;
+
+use std::fmt;
+use std::time::Duration;
+
+pub use secret::Secret;
+use serde::Deserialize;
+
+use crate::cluster::Address;
+use crate::resp;
+
+/// What the proxy does, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The root of its statistics' names: `redis.<stat_prefix>.`.
+    pub stat_prefix: String,
+    /// Latencies of commands are counted in microseconds instead of milliseconds.
+    pub latency_in_micros: bool,
+    /// How long a client waits for a reply at most, from the moment its command was read.
+    pub op_timeout: Duration,
+    /// Which nodes answer reads, unless the route says otherwise.
+    pub read_policy: ReadPolicy,
+    /// MOVED and ASK are followed rather than handed to the client.
+    pub enable_redirection: bool,
+    /// Commands are also counted where they are sent, one by one.
+    pub enable_command_stats: bool,
+    /// Connections to nodes that no topology has told of yet.
+    pub max_upstream_unknown_connections: u32,
+    /// Connections opened to one node in a second, at most.
+    pub connection_rate_limit: Option<u32>,
+    /// Connections to one node that clients of one protocol version share.
+    pub connections_per_node: u32,
+    /// The zone that this proxy is in, unless its host tells.
+    pub zone: Option<String>,
+    /// Who may use the proxy; empty: everybody.
+    pub users: Vec<User>,
+    /// Errors and delays to be made up.
+    pub faults: Vec<Fault>,
+    /// Every Redis that a route names.
+    pub clusters: Vec<ClusterConfig>,
+    /// Which of them a key belongs to.
+    pub routes: Routes,
+    /// What a peer may send.
+    pub limits: Limits,
+    /// Words of the configuration that have no effect, and why: to be logged once.
+    pub notes: Vec<String>,
+}
+
+/// Which nodes of a shard answer reads (Envoy: `ConnPoolSettings.ReadPolicy`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ReadPolicy {
+    /// The primary.
+    #[default]
+    Master,
+    /// The primary while it is reachable, else a replica.
+    PreferMaster,
+    /// A replica.
+    Replica,
+    /// A replica while one is reachable, else the primary.
+    PreferReplica,
+    /// All of them in turn.
+    Any,
+    /// A replica in our zone, else any replica, else the primary.
+    LocalZoneAffinity,
+    /// A replica in our zone, else the primary if it is there, else any replica, else the primary.
+    LocalZoneAffinityReplicasAndPrimary,
+}
+
+/// Somebody who may use the proxy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct User {
+    /// What AUTH and HELLO call them; `default` for AUTH with a password alone.
+    pub name: String,
+    /// Any of these will do.
+    pub passwords: Vec<Secret>,
+}
+
+/// A made-up fault.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// What happens.
+    pub kind: FaultKind,
+    /// How often.
+    pub fraction: Fraction,
+    /// Lower-case names of the commands it happens to; empty: all but AUTH and PING.
+    pub commands: Vec<String>,
+}
+
+/// What a fault does to a command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FaultKind {
+    /// It is not executed but answered with an error, after the delay.
+    Error(Duration),
+    /// It is executed, and its reply held back for so long.
+    Delay(Duration),
+}
+
+/// A share of all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fraction {
+    /// So many...
+    pub numerator: u32,
+    /// ... of 100, 10,000 or 1,000,000.
+    pub denominator: u32,
+}
+
+/// Which cluster a key belongs to.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    /// Routes by prefix; the longest that fits wins.
+    pub prefixes: Vec<Route>,
+    /// For all other keys, and for commands without any.
+    pub catch_all: Option<Route>,
+    /// Prefixes fit keys in any case.
+    pub case_insensitive: bool,
+}
+
+/// Where the keys with a prefix go, and as what.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What keys start with; empty for the catch-all route.
+    pub prefix: Vec<u8>,
+    /// The prefix is taken off the key.
+    pub remove_prefix: bool,
+    /// How the key is written anew: text and commands such as `%KEY%`.
+    pub key_formatter: Option<String>,
+    /// Index into [`Config::clusters`].
+    pub cluster: usize,
+    /// Index of the cluster that answers reads instead, if another one does.
+    pub read_cluster: Option<usize>,
+    /// Which nodes answer reads; `None`: as [`Config::read_policy`] says.
+    pub read_policy: Option<ReadPolicy>,
+    /// Who gets a copy of each command.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// Somebody who gets a copy of commands and whose replies nobody reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Mirror {
+    /// Index into [`Config::clusters`].
+    pub cluster: usize,
+    /// Only writes are copied.
+    pub exclude_read_commands: bool,
+    /// How many keys, or commands, are copied.
+    pub fraction: Fraction,
+    /// Each command is drawn by itself, as Envoy does it; else a key is either copied or not.
+    pub draw_per_command: bool,
+}
+
+/// One Redis Cluster, or one standalone Redis.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The name that routes use.
+    pub name: String,
+    /// What kind of Redis this is.
+    pub kind: ClusterKind,
+    /// Nodes to ask for the topology as long as none is known, or the standalone server; never
+    /// empty.
+    pub seeds: Vec<Address>,
+    /// The Envoy cluster through which nodes are dialled.
+    pub envoy_cluster: String,
+    /// Time between two topology refreshes.
+    pub refresh_rate: Duration,
+    /// How long a node may take to answer a refresh before the next one is asked.
+    pub refresh_timeout: Duration,
+    /// Shortest time between two refreshes that redirections caused.
+    pub redirect_refresh_interval: Duration,
+    /// Redirections that cause a refresh; 0 turns that off.
+    pub redirect_refresh_threshold: u32,
+    /// How to log in to each node, the first that fits; without one nobody logs in.
+    pub credentials: Vec<Credentials>,
+    /// Nodes are asked for their zone (`availability_zone`, Valkey).
+    pub enable_zone_discovery: bool,
+    /// Zones by the node's host.
+    pub zones: Vec<(HostPattern, String)>,
+}
+
+/// What kind of Redis serves a name.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ClusterKind {
+    /// A Redis Cluster, whose topology is asked for.
+    #[default]
+    #[serde(rename = "REDIS_CLUSTER")]
+    Cluster,
+    /// One server that owns every slot: the first seed.
+    Standalone,
+}
+
+/// How to log in to nodes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Credentials {
+    /// The node; `None`: all.
+    pub address: Option<Address>,
+    /// The ACL user; `None`: the default user.
+    pub username: Option<Secret>,
+    /// Its password.
+    pub password: Secret,
+}
+
+/// Which hosts are meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HostPattern {
+    /// This host, as the topology names it.
+    Exact(String),
+    /// IP addresses whose first bits are these.
+    Network {
+        /// The network's address.
+        address: std::net::IpAddr,
+        /// How many bits count.
+        prefix_len: u8,
+    },
+}
+
+/// Bounds on what clients and nodes may make the proxy hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bounds on one frame.
+    pub frame: resp::Limits,
+    /// Commands of one client that are unanswered; further ones wait unread.
+    pub session_requests: usize,
+    /// Bytes of one client's commands that are unanswered; further ones wait unread.
+    pub session_bytes: usize,
+    /// Bytes of one command, and of all clients' unfinished commands together; the client that
+    /// exceeds either is closed.
+    pub input_bytes: usize,
+    /// Bytes of commands unanswered on one upstream connection; further ones are refused.
+    pub connection_bytes: usize,
+    /// Bytes of commands that wait for a node or a topology; further ones are refused.
+    pub held_bytes: usize,
+    /// Bytes of copies that wait for a mirror; further ones are dropped.
+    pub mirror_bytes: usize,
+}
+
+/// Why a configuration was not accepted; names the field.
+#[derive(Debug, Eq, PartialEq)]
+pub struct ConfigError {
+    /// The field, as a path from the root: `clusters.main.seeds[0]`.
+    pub field: String,
+    /// What is wrong with it and what it should be.
+    pub reason: String,
+}
+
+impl ReadPolicy {
+    /// Whether replicas may be asked at all.
+    pub fn reads_from_replicas(self) -> bool {
+        self != Self::Master
+    }
+}
+
+impl Fraction {
+    /// All of them.
+    pub const ALL: Self = Self { numerator: 100, denominator: 100 };
+
+    /// Whether something drawn evenly from all numbers is within the share.
+    pub fn contains(self, draw: u64) -> bool {
+        draw % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+    }
+}
+
+impl Routes {
+    /// Whether any route leads to the cluster, be it for reads or copies alone.
+    pub fn names(&self, cluster: usize) -> bool {
+        self.prefixes.iter().chain(&self.catch_all).any(|route| {
+            route.cluster == cluster
+                || route.read_cluster == Some(cluster)
+                || route.mirrors.iter().any(|mirror| mirror.cluster == cluster)
+        })
+    }
+}
+
+impl HostPattern {
+    /// Whether `host` is meant.
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name.eq_ignore_ascii_case(host),
+            Self::Network { address, prefix_len } => {
+                host.parse().is_ok_and(|host| starts_like(host, *address, *prefix_len))
+            }
+        }
+    }
+}
+
+/// Whether two addresses of one family have the same first bits.
+fn starts_like(left: std::net::IpAddr, right: std::net::IpAddr, prefix_len: u8) -> bool {
+    use std::net::IpAddr::{V4, V6};
+    let (left, right, bits) = match (left, right) {
+        (V4(left), V4(right)) => (u128::from(left.to_bits()), u128::from(right.to_bits()), 32),
+        (V6(left), V6(right)) => (left.to_bits(), right.to_bits(), 128),
+        _ => return false,
+    };
+    let ignored = 128_u32.min(bits - u32::from(prefix_len).min(bits));
+    (left ^ right).checked_shr(ignored).unwrap_or(0) == 0
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { field: field.into(), reason: reason.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.reason)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame: resp::Limits::default(),
+            session_requests: 16 * 1024,
+            session_bytes: 16 * 1024 * 1024,
+            input_bytes: 1024 * 1024 * 1024,
+            connection_bytes: 1024 * 1024 * 1024,
+            held_bytes: 256 * 1024 * 1024,
+            mirror_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_meant_by_name_or_by_their_first_bits() {
+        let network = |address: &str, prefix_len| HostPattern::Network {
+            address: address.parse().unwrap(),
+            prefix_len,
+        };
+        assert!(HostPattern::Exact("redis-0".to_owned()).matches("Redis-0"));
+        assert!(network("10.1.0.0", 16).matches("10.1.255.3"));
+        assert!(!network("10.1.0.0", 16).matches("10.2.0.1"));
+        assert!(network("0.0.0.0", 0).matches("10.2.0.1"));
+        assert!(!network("0.0.0.0", 0).matches("::1"));
+        assert!(network("10.1.2.3", 32).matches("10.1.2.3"));
+        assert!(!network("10.1.2.3", 32).matches("10.1.2.2"));
+        assert!(network("fd00::", 8).matches("fd12::1"));
+        assert!(!network("fd00::", 8).matches("fe80::1"));
+        assert!(network("::", 0).matches("fe80::1"));
+        assert!(!network("10.0.0.0", 8).matches("redis-0"));
+    }
+
+    #[test]
+    fn a_fraction_is_what_it_says() {
+        let share =
+            |fraction: Fraction| (0..10_000).filter(|draw| fraction.contains(*draw)).count();
+        assert_eq!(share(Fraction::ALL), 10_000);
+        assert_eq!(share(Fraction { numerator: 25, denominator: 100 }), 2_500);
+        assert_eq!(share(Fraction { numerator: 0, denominator: 100 }), 0);
+        assert_eq!(share(Fraction { numerator: 7, denominator: 10_000 }), 7);
+    }
+}

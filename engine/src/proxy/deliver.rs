@@ -1,0 +1,176 @@
+//! From replies to the client's bytes, in the order of its commands.
+
+use super::Proxy;
+use crate::output::Queued;
+use crate::request::{Owner, Request, RequestId, State, SubRequestId};
+use crate::resp::encode;
+use crate::session::SessionId;
+
+/// While a client is paused its replies are kept back, because writing to it means reading what it
+/// has sent; but not more of them than this.
+const KEPT_BACK: usize = 1024 * 1024;
+
+impl Proxy {
+    /// Answers a command that needs no node; the reply keeps its place among the others.
+    pub(super) fn answer(&mut self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.pending.is_empty() {
+            write(session.output(&mut self.buffers));
+            self.queue_write_downstream(id);
+        } else {
+            let mut reply = self.buffers.take();
+            write(&mut reply);
+            let owner = Owner::Session(id);
+            let request = Request::new(owner, session.protocol, 0, State::Answered(reply));
+            let request = self.requests.insert_answered(request);
+            session.note_pending(request, 0);
+        }
+    }
+
+    /// Takes the reply to a sub-request; the client gets it, or what it makes with the others.
+    pub(super) fn take_reply(&mut self, sub_request: SubRequestId, reply: &[u8]) {
+        let id = sub_request.request;
+        self.fail_overtaken(sub_request);
+        let Some(request) = self.requests.waiting(id) else { return };
+        let State::Split(split) = &mut request.state else { return self.deliver(id, reply) };
+        if split.absorb(sub_request.part, reply) {
+            let mut merged = self.buffers.take();
+            split.write_reply(&mut merged);
+            self.deliver(id, &merged);
+            self.buffers.recycle(merged);
+        }
+    }
+
+    /// Answers a sub-request with an error of the proxy's own; `text` starts with a code.
+    pub(super) fn fail(&mut self, sub_request: SubRequestId, text: &str) {
+        let mut error = self.buffers.take();
+        encode::error(&mut error, text.as_bytes());
+        self.take_reply(sub_request, &error);
+        self.buffers.recycle(error);
+    }
+
+    /// The request's time is up.
+    pub(super) fn expire(&mut self, id: RequestId) {
+        let Some(request) = self.requests.get(id) else { return };
+        for cluster in request.clusters() {
+            self.stats.upstream(cluster).upstream_rq_timeout += 1;
+        }
+        if let Owner::Mirror(cluster) = request.owner {
+            self.stats.upstream(cluster).mirror_timeout += 1;
+            return self.deliver(id, b"");
+        }
+        self.stats.downstream().downstream_rq_timeout += 1;
+        let mut error = self.buffers.take();
+        if let Some(request) = self.requests.get(id) {
+            self.write_timeout(request, &mut error);
+        }
+        self.deliver(id, &error);
+        self.buffers.recycle(error);
+    }
+
+    /// Says why there was no reply in time, as well as that is known.
+    fn write_timeout(&self, request: &Request, out: &mut Vec<u8>) {
+        let mut clusters = request.clusters().filter_map(|index| self.clusters.get(index));
+        if let Some(cluster) = clusters.find(|cluster| !cluster.is_known()) {
+            let (name, reasons) = (&cluster.config.name, cluster.refresh.reasons());
+            let text = format!("CLUSTERDOWN no node of cluster '{name}' answers: {reasons}");
+            encode::error(out, text.as_bytes());
+        } else if request.held > 0 && !request.refusal.is_empty() {
+            encode::error(out, &request.refusal);
+        } else {
+            let unknown = if request.read_only { "" } else { "; it may have been executed" };
+            let timeout = self.config.op_timeout;
+            let text = format!("TIMEOUT no reply to the command within {timeout:?}{unknown}");
+            encode::error(out, text.as_bytes());
+        }
+    }
+
+    /// Hands the whole reply of a request over: at once if it is its turn, else when it is, or
+    /// after a made-up delay.
+    pub(super) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
+        let Some(request) = self.requests.waiting(id) else { return };
+        match request.delay.take() {
+            Some(delay) => self.delay(id, reply, self.now + delay),
+            None => self.hand_over(id, reply),
+        }
+    }
+
+    /// Hands a reply over that nothing holds back any more.
+    pub(super) fn hand_over(&mut self, id: RequestId, reply: &[u8]) {
+        let Some(request) = self.requests.get_mut(id) else { return };
+        let session_id = match request.owner {
+            Owner::Session(session) => session,
+            Owner::Mirror(cluster) => return self.forget_copy(id, cluster, reply),
+        };
+        self.stats.finish(request.tally, reply);
+        let Some(session) = self.sessions.get_mut(session_id) else {
+            self.requests.remove(id);
+            return;
+        };
+        if session.pending.front() != Some(&id) {
+            session.held = session.held.saturating_sub(request.held);
+            let mut kept = self.buffers.take();
+            kept.extend_from_slice(reply);
+            self.requests.set_answered(id, kept);
+            return;
+        }
+        session.output(&mut self.buffers).extend_from_slice(reply);
+        session.pending.pop_front();
+        if let Some(request) = self.requests.remove(id) {
+            session.note_answered(&request);
+        }
+        self.deliver_kept(session_id);
+        self.queue_write_downstream(session_id);
+    }
+
+    /// A mirror has answered, or never will: nobody wants to know but the counters.
+    fn forget_copy(&mut self, id: RequestId, cluster: usize, reply: &[u8]) {
+        self.stats.upstream(cluster).mirror_error += u64::from(reply.first() == Some(&b'-'));
+        let Some(request) = self.requests.remove(id) else { return };
+        if let Some(bytes) = self.mirror_bytes.get_mut(cluster) {
+            *bytes = bytes.saturating_sub(request.len);
+        }
+    }
+
+    /// Hands over the replies whose turn has come because the one before them has gone.
+    fn deliver_kept(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        while let Some(next) = session.pending.front().copied() {
+            let answered = |request: &Request| matches!(request.state, State::Answered(_));
+            if !self.requests.get(next).is_some_and(answered) {
+                return;
+            }
+            session.pending.pop_front();
+            let Some(request) = self.requests.remove(next) else { continue };
+            session.note_answered(&request);
+            if let State::Answered(reply) = request.state {
+                session.output(&mut self.buffers).extend_from_slice(&reply);
+                self.buffers.recycle(reply);
+            }
+        }
+        if session.closing {
+            self.queue_write_downstream(id);
+            self.outputs.push_back(Queued::CloseDownstream(id));
+        } else if session.parked {
+            self.resumable.push_back(id);
+        }
+    }
+
+    /// Reads nothing more from the client and closes it once it has all its replies.
+    pub(super) fn close_after_replies(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.closing = true;
+        if session.pending.is_empty() {
+            self.outputs.push_back(Queued::CloseDownstream(id));
+        }
+    }
+
+    pub(super) fn queue_write_downstream(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let kept_back = session.paused && !session.closing && session.output.len() < KEPT_BACK;
+        if !session.write_queued && !session.output.is_empty() && !kept_back {
+            session.write_queued = true;
+            self.outputs.push_back(Queued::WriteDownstream(id));
+        }
+    }
+}

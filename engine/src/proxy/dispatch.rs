@@ -1,0 +1,267 @@
+//! From commands to the connections that carry them.
+
+use std::time::Duration;
+
+use super::Proxy;
+use crate::cluster::{Address, NodeIndex};
+use crate::config::{Credentials, ReadPolicy};
+use crate::hold::Held;
+use crate::output::Queued;
+use crate::request::{Owner, Part, State, SubRequestId};
+use crate::resp;
+use crate::time::Instant;
+use crate::upstream::{Connection, ConnectionId, Expect, Handshake, Lane, Purpose};
+
+/// How long a command waits before it tries again where it was refused.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// `ASKING` as a command: the next one may be served by a node that is importing its slot.
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+
+/// Whether a command goes to a node as it is or with leave to be served there once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Leave {
+    /// The node owns the slot, as far as is known.
+    Owner,
+    /// The owner has sent it there by ASK.
+    Asked,
+}
+
+impl Proxy {
+    /// Sends a sub-request to the owner of its slot, or holds it until it can be sent.
+    pub(super) fn send(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        let Some(part) = request.part_mut(sub_request.part).copied() else { return };
+        let Some(cluster) = self.clusters.get_mut(part.cluster) else { return };
+        let node = match (part.slot, part.policy) {
+            (None, _) => cluster.any_primary(&mut self.rng),
+            (Some(slot), ReadPolicy::Master) => cluster.owner(slot),
+            (Some(slot), policy) => cluster.reader(slot, policy, self.zone.as_deref(), now),
+        };
+        match node {
+            Some(node) => self.send_to(node, sub_request, command, Leave::Owner, now),
+            None => {
+                if cluster.is_known() {
+                    // As a node would say it; perhaps the topology was read during a failover.
+                    request.refusal = b"CLUSTERDOWN Hash slot not served".to_vec();
+                    cluster.refresh.hurry(now);
+                }
+                self.hold(sub_request, command, now);
+            }
+        }
+    }
+
+    /// Sends a sub-request to this node.
+    pub(super) fn send_to(
+        &mut self,
+        node: NodeIndex,
+        sub_request: SubRequestId,
+        command: &[u8],
+        leave: Leave,
+        now: Instant,
+    ) {
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        let number = match request.owner {
+            // A client keeps to its lane, and a mirror to one: order is kept.
+            Owner::Session(session) => session.index() as u32,
+            Owner::Mirror(_) => 0,
+        };
+        let number = number.checked_rem(self.config.connections_per_node).unwrap_or(0);
+        let lane = Lane { protocol: request.protocol, number };
+        let Some(part) = request.part_mut(sub_request.part) else { return };
+        let cluster = part.cluster;
+        match self.shared_connection(cluster, node, lane, now) {
+            Some(connection) => self.push(connection, sub_request, command, leave, now),
+            None => self.hold(sub_request, command, now),
+        }
+    }
+
+    /// Keeps a sub-request until the next chance to send it.
+    pub(super) fn hold(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
+        if self.hold.bytes().saturating_add(command.len()) > self.config.limits.held_bytes {
+            return self.fail(
+                sub_request,
+                "CLUSTERDOWN too many commands wait for a node that can serve them",
+            );
+        }
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        request.held += 1;
+        if let Some(part) = request.part_mut(sub_request.part) {
+            part.redirections = 0;
+        }
+        if let Some(session) = request.session().and_then(|id| self.sessions.get_mut(id)) {
+            session.held += 1;
+        }
+        let mut kept = self.buffers.take();
+        kept.extend_from_slice(command);
+        self.hold.push(Held { sub_request, command: kept });
+        let pause = self.rng.jitter(RETRY_PAUSE);
+        self.hold.release_at(now + pause);
+    }
+
+    /// Whether a later command of the same client for the same slot is under way. The node that
+    /// refused this one may serve that one, and then it is too late for this one: see
+    /// [`Self::fail_overtaken`].
+    fn is_followed(&self, sub_request: SubRequestId) -> bool {
+        let Some(request) = self.requests.get(sub_request.request) else { return false };
+        let Some(part) = request.part(sub_request.part) else { return false };
+        let session = request.session().and_then(|id| self.sessions.get(id));
+        let Some(session) = session else { return false };
+        let later = session.pending.iter().rev().take_while(|id| **id != sub_request.request);
+        later.filter_map(|id| self.requests.get(*id)).any(|later| {
+            later.held == 0
+                && !(request.read_only && later.read_only)
+                && later.awaits(part.cluster, part.slot)
+        })
+    }
+
+    /// A reply has come to a command: earlier ones of its client for the same slot that were refused
+    /// and wait to be sent again would now be executed in the wrong order. They fail as refused.
+    pub(super) fn fail_overtaken(&mut self, sub_request: SubRequestId) {
+        let Some(request) = self.requests.get(sub_request.request) else { return };
+        let Some(Part { cluster, slot, .. }) = request.part(sub_request.part).copied() else {
+            return;
+        };
+        let read_only = request.read_only;
+        let session = request.session().and_then(|id| self.sessions.get(id));
+        let Some(session) = session.filter(|session| session.held > 0) else { return };
+        let earlier = session.pending.iter().take_while(|id| **id != sub_request.request);
+        let overtaken = earlier.copied().filter(|id| {
+            self.requests.get(*id).is_some_and(|earlier| {
+                earlier.held > 0
+                    && !earlier.refusal.is_empty()
+                    && !(read_only && earlier.read_only)
+                    && earlier.awaits(cluster, slot)
+            })
+        });
+        for id in overtaken.collect::<Vec<_>>() {
+            let mut error = self.buffers.take();
+            if let Some(request) = self.requests.get(id) {
+                resp::encode::error(&mut error, &request.refusal);
+            }
+            self.deliver(id, &error);
+            self.buffers.recycle(error);
+        }
+    }
+
+    /// Lets all held commands try again, in the order in which they came.
+    pub(super) fn release_held(&mut self, now: Instant) {
+        for Held { sub_request, command } in self.hold.take_all() {
+            if self.is_followed(sub_request) {
+                self.hold.push(Held { sub_request, command });
+                let pause = self.rng.jitter(RETRY_PAUSE);
+                self.hold.release_at(now + pause);
+                continue;
+            }
+            if let Some(request) = self.requests.waiting(sub_request.request) {
+                request.held = request.held.saturating_sub(1);
+                let session = request.session();
+                if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
+                    session.held = session.held.saturating_sub(1);
+                }
+                if matches!(request.state, State::Hello(_)) {
+                    self.finish_hello(sub_request.request, now);
+                } else {
+                    self.send(sub_request, &command, now);
+                }
+            }
+            self.buffers.recycle(command);
+        }
+    }
+
+    /// Opens a connection; its handshake goes first.
+    pub(super) fn open_connection(
+        &mut self,
+        cluster: usize,
+        address: Address,
+        purpose: Purpose,
+        now: Instant,
+    ) -> ConnectionId {
+        if self.connections.len() == 0 {
+            self.next_stall_check = now + super::STALL_CHECK_INTERVAL;
+        }
+        self.stats.upstream(cluster).upstream_cx_total += 1;
+        let handshake = self.handshake(cluster, &address, purpose);
+        let connection = Connection::new(cluster, address, purpose, &handshake, now);
+        let id = self.connections.insert(connection);
+        self.outputs.push_back(Queued::OpenUpstream(id));
+        id
+    }
+
+    /// What a node has to hear before anything else.
+    fn handshake(&self, cluster: usize, address: &Address, purpose: Purpose) -> Handshake {
+        let Some(cluster) = self.clusters.get(cluster) else { return Handshake::default() };
+        let fits = |credentials: &&Credentials| {
+            credentials.address.as_ref().is_none_or(|only| only == address)
+        };
+        Handshake {
+            credentials: cluster.config.credentials.iter().find(fits).cloned(),
+            read_only: purpose != Purpose::Refresh && self.routes.reads_from_replicas(),
+            zone: purpose != Purpose::Refresh && cluster.config.enable_zone_discovery,
+        }
+    }
+
+    /// The connection to a node on `lane`, opened if need be; `None` while the node is left alone
+    /// after a failure, or has been connected to too often in this second.
+    fn shared_connection(
+        &mut self,
+        cluster_index: usize,
+        index: NodeIndex,
+        lane: Lane,
+        now: Instant,
+    ) -> Option<ConnectionId> {
+        let node = self.clusters.get_mut(cluster_index)?.node_mut(index)?;
+        if let Some(connection) = node.shared(lane) {
+            return Some(connection);
+        }
+        if node.is_backing_off(now) {
+            return None;
+        }
+        if !node.may_connect(self.config.connection_rate_limit, now) {
+            self.stats.upstream(cluster_index).connection_rate_limited += 1;
+            return None;
+        }
+        let (address, purpose) = (node.address.clone(), Purpose::Shared(index, lane));
+        let connection = self.open_connection(cluster_index, address, purpose, now);
+        self.clusters.get_mut(cluster_index)?.node_mut(index)?.set_shared(lane, Some(connection));
+        Some(connection)
+    }
+
+    fn push(
+        &mut self,
+        id: ConnectionId,
+        sub_request: SubRequestId,
+        command: &[u8],
+        leave: Leave,
+        now: Instant,
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let unanswered = connection.pipeline.unanswered_bytes();
+        let owner = self.requests.get(sub_request.request).map(|request| request.owner);
+        if let Some(Owner::Mirror(_)) = owner
+            && unanswered.saturating_add(command.len()) > self.config.limits.mirror_bytes
+        {
+            self.stats.upstream(connection.cluster).mirror_dropped_overflow += 1;
+            return self.deliver(sub_request.request, b"");
+        }
+        if unanswered.saturating_add(command.len()) > self.config.limits.connection_bytes {
+            let text = format!(
+                "ERR {unanswered} bytes of commands wait for replies from {} already",
+                connection.address
+            );
+            return self.fail(sub_request, &text);
+        }
+        if connection.pipeline.is_empty() {
+            connection.silent_since = now;
+        }
+        if leave == Leave::Asked {
+            connection.pipeline.push(Expect::Nothing, ASKING);
+        }
+        connection.pipeline.push(Expect::Request(sub_request), command);
+        self.stats.upstream(connection.cluster).upstream_rq_total += 1;
+        if self.config.enable_command_stats {
+            self.note_sent(id, sub_request);
+        }
+        self.queue_write_upstream(id);
+    }
+}

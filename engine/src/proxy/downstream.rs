@@ -1,0 +1,438 @@
+//! From a client's bytes to commands.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::faults::INJECTED;
+use super::{Cut, Proxy, Scratch};
+use crate::cluster::Slot;
+use crate::command::{self, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN};
+use crate::config::{FaultKind, ReadPolicy};
+use crate::output::Queued;
+use crate::request::{Owner, Part, Request, RequestId, State, SubRequestId};
+use crate::resp::{self, Parsed, Protocol, RequestFrame};
+use crate::route::{NoRoute, Place, Places, shared_place};
+use crate::session::{Session, SessionId};
+use crate::split::Split;
+use crate::time::Instant;
+
+/// A parked client that has sent this many bytes ahead is asked to wait.
+const READ_AHEAD: usize = 1024 * 1024;
+
+/// The text that Redis gives a client that has not said who it is.
+const NOAUTH: &[u8] = b"NOAUTH Authentication required.";
+
+/// The text that Redis gives keys of several slots in one command.
+const CROSSSLOT: &[u8] = b"CROSSSLOT Keys in request don't hash to the same slot";
+
+impl Proxy {
+    /// A client has connected.
+    pub fn handle_downstream_open(&mut self, now: Instant) -> SessionId {
+        self.stats.set_time(now);
+        self.stats.downstream().downstream_cx_total += 1;
+        let client_id = self.next_client_id;
+        self.next_client_id += 1;
+        let session = self.sessions.insert(Session::new(client_id, self.config.users.is_empty()));
+        for cluster in &mut self.clusters {
+            cluster.refresh.note_client(now, &cluster.config);
+        }
+        self.refresh_topologies(now);
+        session
+    }
+
+    /// A client has sent bytes.
+    pub fn handle_downstream_data(&mut self, id: SessionId, data: &[u8], now: Instant) {
+        self.stats.set_time(now);
+        self.stats.downstream().downstream_cx_rx_bytes_total += data.len() as u64;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.closing {
+            return;
+        }
+        self.now = now;
+        if session.input.is_empty() && !session.parked {
+            let read = self.read_commands(id, data, now);
+            self.keep_input(id, data.get(read..).unwrap_or_default());
+        } else {
+            session.input.extend_from_slice(data);
+            if !session.parked {
+                self.read_input(id, now);
+            }
+        }
+        self.count_input(id);
+        self.pause_if_ahead(id);
+        self.settle(now);
+    }
+
+    /// A client has gone. What it is still owed is dropped; what it has sent may be executed.
+    pub fn handle_downstream_close(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(id) else { return };
+        self.stats.touch();
+        self.input_bytes -= session.counted_input;
+        for request in session.pending {
+            self.requests.remove(request);
+        }
+        self.buffers.recycle(session.input);
+        self.buffers.recycle(session.output);
+    }
+
+    /// A parked session may read on, its commands so far having been answered.
+    pub(super) fn read_on(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.parked = false;
+        if !session.input.is_empty() && !session.closing {
+            self.read_input(id, now);
+            self.count_input(id);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.paused && session.input.len() < READ_AHEAD {
+            session.paused = false;
+            self.outputs.push_back(Queued::ResumeDownstream(id));
+            // What was kept back while the client could not be read.
+            self.queue_write_downstream(id);
+        }
+    }
+
+    /// Takes commands from the session's own buffer.
+    fn read_input(&mut self, id: SessionId, now: Instant) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let mut input = std::mem::take(&mut session.input);
+        let read = self.read_commands(id, &input, now);
+        match self.sessions.get_mut(id) {
+            Some(session) if read < input.len() && !session.closing => {
+                input.drain(..read);
+                session.input = input;
+            }
+            _ => self.buffers.recycle(input),
+        }
+    }
+
+    fn keep_input(&mut self, id: SessionId, rest: &[u8]) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if !rest.is_empty() && !session.closing {
+            session.input = self.buffers.take();
+            session.input.extend_from_slice(rest);
+        }
+    }
+
+    /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too
+    /// many for it.
+    fn count_input(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        self.input_bytes = self.input_bytes - session.counted_input + session.input.len();
+        session.counted_input = session.input.len();
+        if self.input_bytes <= self.config.limits.input_bytes || session.input.is_empty() {
+            return;
+        }
+        self.input_bytes -= session.counted_input;
+        session.counted_input = 0;
+        session.input = Vec::new();
+        self.stats.downstream().downstream_cx_input_overflow += 1;
+        let text = b"ERR too many bytes of unfinished or unanswered commands wait in this proxy";
+        self.answer(id, |out| resp::encode::error(out, text));
+        self.close_after_replies(id);
+    }
+
+    fn pause_if_ahead(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.parked && !session.paused && session.input.len() >= READ_AHEAD {
+            session.paused = true;
+            self.outputs.push_back(Queued::PauseDownstream(id));
+        }
+    }
+
+    /// Takes as many commands from `bytes` as may be sent now; returns how many bytes that were.
+    fn read_commands(&mut self, id: SessionId, bytes: &[u8], now: Instant) -> usize {
+        let Some(session) = self.sessions.get_mut(id) else { return 0 };
+        let mut parser = std::mem::take(&mut session.parser);
+        let mut read = 0;
+        while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
+            if self.must_wait(id) {
+                break;
+            }
+            match parser.parse(rest, &self.frame_limits(id)) {
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Ignored { len }) => read += len,
+                Ok(Parsed::Command { len }) => {
+                    self.handle_command(id, &parser.frame(rest), len, now);
+                    read += len;
+                }
+                Err(error) => {
+                    self.stats.downstream().downstream_cx_protocol_error += 1;
+                    self.answer(id, |out| resp::encode::protocol_error(out, error));
+                    self.close_after_replies(id);
+                }
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.parser = parser;
+        }
+        read
+    }
+
+    /// Whether the session's next command has to wait until those before it are answered.
+    ///
+    /// A standalone Redis executes a client's commands in their order. Here that holds because
+    /// commands for one slot follow each other down one connection; so while one of them is held,
+    /// or may have been sent to a node that no longer owns its slot, none may overtake it on
+    /// another way.
+    fn must_wait(&mut self, id: SessionId) -> bool {
+        let limits = &self.config.limits;
+        let Some(session) = self.sessions.get_mut(id) else { return true };
+        if session.closing {
+            return true;
+        }
+        let wait = !session.pending.is_empty()
+            && (session.held > 0
+                || session.epoch != self.epoch
+                || session.pending.len() >= limits.session_requests
+                || session.pending_bytes >= limits.session_bytes);
+        session.parked |= wait;
+        wait
+    }
+
+    fn handle_command(
+        &mut self,
+        id: SessionId,
+        frame: &RequestFrame<'_>,
+        len: usize,
+        now: Instant,
+    ) {
+        self.stats.downstream().downstream_rq_total += 1;
+        let spec = match command::lookup(frame) {
+            Lookup::Known(spec) => spec,
+            Lookup::Unknown => &UNKNOWN,
+            Lookup::Invalid(error) => {
+                self.count_invalid(error);
+                return self.answer(id, |out| error.write_reply(frame, out));
+            }
+        };
+        if !self.is_admitted(id, spec) {
+            return self.answer(id, |out| resp::encode::error(out, NOAUTH));
+        }
+        let mut command = Command {
+            spec,
+            frame: *frame,
+            len,
+            keys: &[],
+            merge: None,
+            policy: ReadPolicy::Master,
+            delay: None,
+        };
+        match self.draw_fault(frame) {
+            None => {}
+            Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
+            Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
+        }
+        match spec.support_for(frame) {
+            Support::Forward => self.send_keyed(id, command, now),
+            Support::Split(merge) => {
+                command.merge = Some(merge);
+                self.send_keyed(id, command, now);
+            }
+            Support::AnyNode => self.send_anywhere(id, command, now),
+            Support::Local(local) => self.answer_locally(id, local, frame, len, now),
+            Support::Refuse(reason) => {
+                self.stats.downstream().splitter_unsupported_command += 1;
+                self.answer(id, |out| resp::encode::error(out, reason.text().as_bytes()));
+            }
+        }
+    }
+
+    /// What a client may send; little before it has said who it is.
+    fn frame_limits(&self, id: SessionId) -> resp::Limits {
+        let limits = self.config.limits.frame;
+        if self.sessions.get(id).is_some_and(|session| session.authenticated) {
+            return limits;
+        }
+        resp::Limits { max_array_len: 10, max_bulk_len: 16 * 1024, ..limits }
+    }
+
+    /// Whether the client may use the command: some are for everybody.
+    fn is_admitted(&self, id: SessionId, spec: &CommandSpec) -> bool {
+        spec.flags.contains(Flags::NO_AUTH)
+            || self.sessions.get(id).is_some_and(|session| session.authenticated)
+    }
+
+    /// A command for the nodes that own its keys, and for the mirrors of its route.
+    fn send_keyed(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let Scratch { keys, places, rewritten, cut } = &mut scratch;
+        let (spec, frame) = (command.spec, command.frame);
+        match command::keys(spec, &frame, keys) {
+            Err(KeysError::Arity) => {
+                let error = command::CommandError::Arity(spec);
+                self.count_invalid(error);
+                self.answer(id, |out| error.write_reply(&frame, out));
+            }
+            // Redis itself will say what is wrong with it.
+            Err(KeysError::Malformed) => self.send_anywhere(id, command, now),
+            Ok(()) => match self.routes.place(frame, keys, spec.is_read(), places, rewritten) {
+                Err(NoRoute) => self.answer_no_route(id, spec),
+                Ok(frame) => {
+                    let policy = self.routes.policy(places, spec.is_read());
+                    let command = Command { frame, keys, policy, ..command };
+                    let here = places.as_slice().iter().copied();
+                    match self.submit(Owner::Session(id), command, here, cut, now) {
+                        Ok(()) => self.mirror(command, places, cut, now),
+                        Err(CrossSlot) => {
+                            self.stats.fail(spec);
+                            self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
+                        }
+                    }
+                }
+            },
+        }
+        self.scratch = scratch;
+    }
+
+    /// A command that any primary of the default cluster may answer.
+    fn send_anywhere(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
+        let Some(route) = self.routes.keyless() else {
+            return self.answer_no_route(id, command.spec);
+        };
+        let part = Part {
+            cluster: route.cluster,
+            slot: None,
+            policy: ReadPolicy::Master,
+            redirections: 0,
+        };
+        let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
+        if let Some(request) = request {
+            self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
+        }
+    }
+
+    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
+    fn submit(
+        &mut self,
+        owner: Owner,
+        command: Command<'_>,
+        places: impl Iterator<Item = Place> + Clone,
+        cut: &mut Cut,
+        now: Instant,
+    ) -> Result<(), CrossSlot> {
+        let Command { frame, keys, policy, .. } = command;
+        if let Some(place) = shared_place(places.clone()) {
+            let state = State::Whole(Part::at(place, policy));
+            if let Some(request) = self.begin(owner, command, state, now) {
+                self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
+            }
+            return Ok(());
+        }
+        let merge = command.merge.ok_or(CrossSlot)?;
+        let Cut { plan, bytes } = cut;
+        plan.make(places);
+        let state = State::Split(Box::new(Split::new(merge, plan, policy)));
+        if let Some(request) = self.begin(owner, command, state, now) {
+            plan.encode_each(&frame, keys, merge, bytes, |part, bytes| {
+                self.send(SubRequestId { request, part }, bytes, now);
+            });
+        }
+        Ok(())
+    }
+
+    /// Copies a command to the mirrors of its route that want it.
+    fn mirror(&mut self, command: Command<'_>, places: &Places, cut: &mut Cut, now: Instant) {
+        let key = |position: &u32| command.frame.arg(*position as usize).unwrap_or_default();
+        let command = Command { policy: ReadPolicy::Master, delay: None, ..command };
+        let mut next = 0;
+        while let Some(mirror) = self.routes.mirror(places, next) {
+            next += 1;
+            let first_key = command.keys.first().map(key);
+            if !mirror.wants(command.spec.is_read(), first_key, &mut self.rng) {
+                continue;
+            }
+            let pending = self.mirror_bytes.get(mirror.cluster).copied().unwrap_or_default();
+            if pending.saturating_add(command.len) > self.config.limits.mirror_bytes {
+                self.stats.upstream(mirror.cluster).mirror_dropped_overflow += 1;
+                continue;
+            }
+            let slots: SmallVec<[Slot; 8]> = command
+                .keys
+                .iter()
+                .map(|position| self.routes.slot(mirror.cluster, key(position)))
+                .collect();
+            let there = slots.iter().map(|slot| Place { cluster: mirror.cluster, slot: *slot });
+            match self.submit(Owner::Mirror(mirror.cluster), command, there, cut, now) {
+                Ok(()) => self.stats.upstream(mirror.cluster).mirror_sent += 1,
+                // A standalone server takes what a cluster as its mirror cannot.
+                Err(CrossSlot) => self.stats.upstream(mirror.cluster).mirror_dropped_crossslot += 1,
+            }
+        }
+    }
+
+    /// Gives a command its deadline and, if it is a client's, its place among the replies.
+    fn begin(
+        &mut self,
+        owner: Owner,
+        command: Command<'_>,
+        state: State,
+        now: Instant,
+    ) -> Option<RequestId> {
+        let deadline = now + self.config.op_timeout;
+        let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
+        request.read_only = command.spec.is_read();
+        request.delay = command.delay;
+        match owner {
+            Owner::Session(id) => {
+                let session = self.sessions.get_mut(id)?;
+                if session.pending.is_empty() {
+                    session.epoch = self.epoch;
+                }
+                request.protocol = session.protocol;
+                request.tally = Some(self.stats.begin(command.spec));
+                let request = self.requests.insert_waiting(request, deadline);
+                session.note_pending(request, command.len);
+                Some(request)
+            }
+            Owner::Mirror(cluster) => {
+                request.tally = Some(self.stats.tally(command.spec));
+                *self.mirror_bytes.get_mut(cluster)? += command.len;
+                Some(self.requests.insert_waiting(request, deadline))
+            }
+        }
+    }
+
+    /// Answers a command with a made-up error, after a while.
+    fn answer_fault(&mut self, id: SessionId, command: Command<'_>, delay: Duration, now: Instant) {
+        let mut error = self.buffers.take();
+        resp::encode::error(&mut error, INJECTED);
+        if delay.is_zero() {
+            self.answer(id, |out| out.extend_from_slice(&error));
+        } else {
+            let nowhere = Part { cluster: 0, slot: None, policy: command.policy, redirections: 0 };
+            let owner = Owner::Session(id);
+            if let Some(request) = self.begin(owner, command, State::Whole(nowhere), now) {
+                self.delay(request, &error, now + delay);
+            }
+        }
+        self.buffers.recycle(error);
+    }
+
+    fn answer_no_route(&mut self, id: SessionId, spec: &CommandSpec) {
+        self.stats.fail(spec);
+        self.answer(id, |out| resp::encode::error(out, b"ERR no route takes this key or command"));
+    }
+}
+
+/// A client's command, looked up in the table.
+#[derive(Clone, Copy)]
+struct Command<'a> {
+    spec: &'static CommandSpec,
+    /// As it is to be sent.
+    frame: RequestFrame<'a>,
+    /// Bytes it took in the client's stream.
+    len: usize,
+    /// Positions of its keys among the arguments.
+    keys: &'a [u32],
+    /// How the replies to its parts become one, if it may be cut.
+    merge: Option<Merge>,
+    /// Which nodes may answer.
+    policy: ReadPolicy,
+    /// For how long a fault holds its reply back.
+    delay: Option<Duration>,
+}
+
+/// The keys of a command that cannot be cut sit in several slots.
+struct CrossSlot;

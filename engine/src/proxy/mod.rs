@@ -1,0 +1,274 @@
+//! The owner of everything: sessions, requests, connections, clusters.
+//!
+//! Its parts follow the way of the bytes: `downstream` reads commands, `local` answers some of
+//! them, `dispatch` sends the others to nodes, `upstream` takes in what nodes answer, `deliver`
+//! puts replies in order, `refresh` keeps the topology fresh.
+
+mod deliver;
+mod dispatch;
+mod downstream;
+mod faults;
+mod local;
+mod refresh;
+mod stats;
+mod upstream;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use faults::Delayed;
+
+use crate::arena::Arena;
+use crate::buffers::Buffers;
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::hold::Hold;
+use crate::output::{LogLevel, Output, Queued};
+use crate::request::Requests;
+use crate::rng::Rng;
+use crate::route::{Places, Rewritten, RouteTable};
+use crate::session::{Session, SessionId};
+use crate::split::Plan;
+use crate::stats::Recorder;
+use crate::time::Instant;
+use crate::upstream::{Connection, ConnectionId};
+
+/// How often connections are looked over for nodes that have fallen silent.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The proxy of one worker, as a state machine.
+///
+/// Its methods are of four kinds:
+///
+/// - **`handle_*`**: something happened. Must be followed by a complete drain of
+///   [`Self::poll_output`].
+/// - **[`Self::poll_output`]**: what to do next, until `None`.
+/// - **[`Self::poll_timeout`]**: when to call [`Self::handle_timeout`] at the latest. May be asked
+///   after a drain.
+/// - **getters**: everything else; they change nothing.
+///
+/// Ids of sessions and connections that are gone are ignored, so a driver may report events late.
+#[derive(Debug)]
+pub struct Proxy {
+    config: Config,
+    rng: Rng,
+    clusters: Vec<Cluster>,
+    /// Index of the cluster for commands that name no key.
+    default_cluster: usize,
+    sessions: Arena<Session>,
+    requests: Requests,
+    connections: Arena<Connection>,
+    hold: Hold,
+    /// Replies that a fault holds back.
+    delayed: Vec<Delayed>,
+    outputs: VecDeque<Queued>,
+    /// Parked sessions that may read on.
+    resumable: VecDeque<SessionId>,
+    buffers: Buffers,
+    /// Bytes in all sessions' input.
+    input_bytes: usize,
+    /// The bytes of the last [`Output::WriteDownstream`].
+    lent: Vec<u8>,
+    scratch: Scratch,
+    routes: RouteTable,
+    /// Bytes of copies that wait for a mirror, by the index of its cluster.
+    mirror_bytes: Vec<usize>,
+    /// Counts changes of any slot's owner: commands sent in different epochs may have gone to
+    /// different nodes for the same slot.
+    epoch: u64,
+    /// The zone that this proxy is in.
+    zone: Option<String>,
+    /// When the current `handle_*` was called.
+    now: Instant,
+    next_client_id: u64,
+    next_stall_check: Instant,
+    stats: Recorder,
+}
+
+/// Room for intermediate results, so that a command allocates nothing.
+#[derive(Debug, Default)]
+struct Scratch {
+    keys: Vec<u32>,
+    places: Places,
+    rewritten: Rewritten,
+    cut: Cut,
+}
+
+/// Room for cutting a command.
+#[derive(Debug, Default)]
+struct Cut {
+    plan: Plan,
+    bytes: Vec<u8>,
+}
+
+impl Proxy {
+    /// A proxy without clients. `seed` drives jitter and the choice among equal nodes; workers
+    /// should have different ones.
+    pub fn new(config: Config, seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        // Ids of different workers should not meet, and clients read them as doubles.
+        let next_client_id = (rng.next() >> 44 << 32) + 1;
+        let unknown_nodes = config.max_upstream_unknown_connections as usize;
+        Self {
+            default_cluster: config.routes.catch_all.as_ref().map_or(0, |route| route.cluster),
+            routes: RouteTable::new(&config.routes, &config.clusters, config.read_policy),
+            stats: Recorder::new(config.clusters.len(), config.latency_in_micros),
+            mirror_bytes: vec![0; config.clusters.len()],
+            clusters: config
+                .clusters
+                .iter()
+                .map(|cluster| Cluster::new(cluster.clone(), unknown_nodes))
+                .collect(),
+            zone: config.zone.clone(),
+            config,
+            rng,
+            sessions: Arena::new(),
+            requests: Requests::new(),
+            connections: Arena::new(),
+            hold: Hold::default(),
+            delayed: Vec::new(),
+            now: Instant::default(),
+            outputs: VecDeque::new(),
+            resumable: VecDeque::new(),
+            buffers: Buffers::default(),
+            input_bytes: 0,
+            lent: Vec::new(),
+            scratch: Scratch::default(),
+            epoch: 0,
+            next_client_id,
+            next_stall_check: Instant::default(),
+        }
+    }
+
+    /// Something that was due by the clock may have to be done.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.stats.set_time(now);
+        self.now = now;
+        self.release_delayed(now);
+        while let Some((id, deadline)) = self.requests.oldest() {
+            if deadline > now {
+                break;
+            }
+            self.expire(id);
+        }
+        if self.hold.next_timeout().is_some_and(|at| at <= now) {
+            self.release_held(now);
+        }
+        self.refresh_topologies(now);
+        if self.next_stall_check <= now {
+            self.next_stall_check = now + STALL_CHECK_INTERVAL;
+            self.close_stalled_connections(now);
+        }
+        if self.stats.take_due(now) {
+            self.outputs.push_back(Queued::ReportStats);
+        }
+        self.settle(now);
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called at the latest; `None`: not before
+    /// something else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let requests = self.requests.oldest().map(|(_, deadline)| deadline);
+        let refreshes = self.clusters.iter().filter_map(|cluster| cluster.refresh.next_timeout());
+        let stall_check = (self.connections.len() > 0).then_some(self.next_stall_check);
+        let waiting = self.hold.next_timeout().into_iter().chain(self.next_delayed());
+        let waiting = waiting.chain(self.stats.next_timeout());
+        refreshes.chain(requests).chain(waiting).chain(stall_check).min()
+    }
+
+    /// The next thing to do; `None`: all is done.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output<'_>> {
+        let queued = loop {
+            let queued = self.outputs.pop_front()?;
+            if self.is_current(&queued) {
+                break queued;
+            }
+        };
+        match queued {
+            Queued::OpenUpstream(id) => {
+                let connection = self.connections.get(id)?;
+                let cluster = self.clusters.get(connection.cluster)?;
+                Some(Output::OpenUpstream {
+                    connection: id,
+                    envoy_cluster: &cluster.config.envoy_cluster,
+                    address: &connection.address,
+                })
+            }
+            Queued::WriteUpstream(id) => {
+                let connection = self.connections.get_mut(id)?;
+                connection.write_queued = false;
+                let bytes = connection.pipeline.take_unwritten();
+                Some(Output::WriteUpstream { connection: id, bytes })
+            }
+            Queued::WriteDownstream(id) => {
+                let session = self.sessions.get_mut(id)?;
+                session.write_queued = false;
+                let spent = std::mem::replace(&mut self.lent, std::mem::take(&mut session.output));
+                self.buffers.recycle(spent);
+                self.stats.downstream().downstream_cx_tx_bytes_total += self.lent.len() as u64;
+                Some(Output::WriteDownstream { session: id, bytes: &self.lent })
+            }
+            Queued::CloseUpstream(connection) => Some(Output::CloseUpstream { connection }),
+            Queued::CloseDownstream(session) => Some(Output::CloseDownstream { session }),
+            Queued::PauseDownstream(session) => Some(Output::PauseDownstream { session }),
+            Queued::ResumeDownstream(session) => Some(Output::ResumeDownstream { session }),
+            Queued::ReportStats => Some(Output::ReportStats),
+            Queued::Log(level, message) => Some(Output::Log { level, message }),
+        }
+    }
+
+    /// Clients connected at the moment.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Client commands that wait for a reply or for their turn to be answered.
+    pub fn requests(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Connections to nodes, of all kinds.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether an output still means something: its owner may have gone since.
+    fn is_current(&self, queued: &Queued) -> bool {
+        match queued {
+            Queued::OpenUpstream(id) => self.connections.get(*id).is_some(),
+            Queued::WriteUpstream(id) => self
+                .connections
+                .get(*id)
+                .is_some_and(|connection| connection.pipeline.has_unwritten()),
+            Queued::WriteDownstream(id) => {
+                self.sessions.get(*id).is_some_and(|session| !session.output.is_empty())
+            }
+            Queued::CloseDownstream(id)
+            | Queued::PauseDownstream(id)
+            | Queued::ResumeDownstream(id) => self.sessions.get(*id).is_some(),
+            Queued::CloseUpstream(_) | Queued::ReportStats | Queued::Log(..) => true,
+        }
+    }
+
+    /// Ends every `handle_*`: sessions whose turn has come read on.
+    fn settle(&mut self, now: Instant) {
+        while let Some(session) = self.resumable.pop_front() {
+            self.read_on(session, now);
+        }
+    }
+
+    fn queue_write_upstream(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let has_unwritten = connection.pipeline.has_unwritten();
+        if connection.open && has_unwritten && !connection.write_queued {
+            connection.write_queued = true;
+            self.outputs.push_back(Queued::WriteUpstream(id));
+        }
+    }
+
+    fn log(&mut self, level: LogLevel, message: String) {
+        self.outputs.push_back(Queued::Log(level, message));
+    }
+}

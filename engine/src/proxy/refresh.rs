@@ -1,0 +1,155 @@
+//! Keeping every cluster's topology fresh.
+
+use super::Proxy;
+use crate::cluster::{Cluster, Outcome, Topology};
+use crate::output::{LogLevel, Queued};
+use crate::resp::Reply;
+use crate::time::Instant;
+use crate::upstream::{ConnectionId, Purpose};
+
+impl Proxy {
+    /// Starts the refreshes that are due and gives up nodes that take too long to answer one.
+    pub(super) fn refresh_topologies(&mut self, now: Instant) {
+        for index in 0..self.clusters.len() {
+            self.give_up_silent(index, now);
+            self.conclude(index, now);
+            let Some(cluster) = self.clusters.get_mut(index) else { continue };
+            if !cluster.refresh.is_due(now) {
+                continue;
+            }
+            if self.sessions.len() == 0 {
+                // Nobody uses the cluster: the next client will start again.
+                cluster.refresh.rest();
+            } else {
+                let candidates = cluster.candidates(&mut self.rng);
+                cluster.refresh.start(candidates, now);
+                self.ask_candidates(index, now);
+                self.conclude(index, now);
+            }
+        }
+    }
+
+    /// A node that was asked for the topology gave none: another one is asked.
+    pub(super) fn give_up_candidate(
+        &mut self,
+        index: usize,
+        connection: ConnectionId,
+        reason: String,
+        now: Instant,
+    ) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let Some(round) = cluster.refresh.round_mut() else { return };
+        if round.note_reason(connection, reason) {
+            self.ask_candidates(index, now);
+            self.conclude(index, now);
+        }
+    }
+
+    /// Takes the reply to CLUSTER SLOTS; the connection has done its duty either way.
+    pub(super) fn handle_topology(&mut self, id: ConnectionId, reply: &[u8], now: Instant) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let index = connection.cluster;
+        match Topology::parse(Reply::new(reply), &connection.address, connection.epoch) {
+            Err(error) => self.give_up(id, &error.to_string(), now),
+            Ok(view) => {
+                self.close_quietly(id);
+                let Some(cluster) = self.clusters.get_mut(index) else { return };
+                if let Some(round) = cluster.refresh.round_mut() {
+                    round.note_view(id, view, now);
+                }
+                self.conclude(index, now);
+            }
+        }
+    }
+
+    fn give_up_silent(&mut self, index: usize, now: Instant) {
+        while let Some(cluster) = self.clusters.get_mut(index) {
+            let timeout = cluster.config.refresh_timeout;
+            let round = cluster.refresh.round_mut();
+            let Some(silent) = round.and_then(|round| round.silent(now)) else { return };
+            self.give_up(silent, &format!("no answer within {timeout:?}"), now);
+        }
+    }
+
+    /// Asks as many candidates as a round wants views.
+    fn ask_candidates(&mut self, index: usize, now: Instant) {
+        while let Some(cluster) = self.clusters.get_mut(index) {
+            let deadline = now + cluster.config.refresh_timeout;
+            let round = cluster.refresh.round_mut();
+            let Some(address) = round.and_then(|round| round.next_candidate()) else { return };
+            let connection = self.open_connection(index, address, Purpose::Refresh, now);
+            let cluster = self.clusters.get_mut(index);
+            if let Some(round) = cluster.and_then(|cluster| cluster.refresh.round_mut()) {
+                round.note_asked(connection, deadline);
+            }
+        }
+    }
+
+    /// Ends the round if it has an outcome.
+    fn conclude(&mut self, index: usize, now: Instant) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let outcome = cluster.refresh.round_mut().and_then(|round| round.outcome(now));
+        match outcome {
+            None => {}
+            Some(Outcome::Nothing) => self.fail_round(index, now),
+            Some(Outcome::Topology { topology, disputed, unneeded }) => {
+                cluster.refresh.succeed(now, disputed, &cluster.config, &mut self.rng);
+                for connection in unneeded {
+                    self.close_quietly(connection);
+                }
+                self.install(index, &topology, now);
+            }
+        }
+    }
+
+    fn install(&mut self, index: usize, topology: &Topology, now: Instant) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let was_known = cluster.is_known();
+        let changed = cluster.install(topology);
+        self.stats.upstream(index).topology_refresh_success += 1;
+        let departed: Vec<_> = cluster.departed().collect();
+        let message = (!was_known || changed).then(|| describe(cluster, topology));
+        if let Some(message) = message {
+            self.log(LogLevel::Info, message);
+        }
+        for connection in departed {
+            if let Some(connection) = self.connections.get_mut(connection) {
+                connection.draining = true;
+            }
+            self.close_if_drained(connection);
+        }
+        if changed {
+            self.epoch += 1;
+        }
+        self.release_held(now);
+    }
+
+    fn fail_round(&mut self, index: usize, now: Instant) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        cluster.refresh.fail(now, &mut self.rng);
+        self.stats.upstream(index).topology_refresh_failure += 1;
+        if cluster.refresh.failures() == 1 {
+            let message = format!(
+                "no node of cluster '{}' answers: {}",
+                cluster.config.name,
+                cluster.refresh.reasons()
+            );
+            self.log(LogLevel::Warn, message);
+        }
+    }
+
+    /// Closes a connection that has told what it was asked, or need not any more.
+    fn close_quietly(&mut self, id: ConnectionId) {
+        if self.connections.remove(id).is_some() {
+            self.outputs.push_back(Queued::CloseUpstream(id));
+        }
+    }
+}
+
+fn describe(cluster: &Cluster, topology: &Topology) -> String {
+    let mut primaries: Vec<_> = topology.ranges.iter().map(|range| &range.primary).collect();
+    primaries.sort_unstable();
+    primaries.dedup();
+    let primaries: Vec<_> = primaries.into_iter().map(ToString::to_string).collect();
+    format!("cluster '{}' has the primaries {}", cluster.config.name, primaries.join(", "))
+}

@@ -1,0 +1,431 @@
+//! From a node's bytes to replies, redirections and retries.
+
+use super::Proxy;
+use super::dispatch::Leave;
+use crate::cluster::{Cluster, ErrorReply, Redirection, parse_epoch, parse_zone};
+use crate::config::ReadPolicy;
+use crate::output::{LogLevel, Queued};
+use crate::request::SubRequestId;
+use crate::resp::{Limits, Reply};
+use crate::time::Instant;
+use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
+
+/// A command that nodes have sent on this often waits before it follows them further.
+const REDIRECTIONS: u8 = 5;
+
+/// Whether a connection is still there after a reply.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fate {
+    Kept,
+    Closed,
+}
+
+impl Proxy {
+    /// A connection to a node has been established: what waits for it is written now.
+    pub fn handle_upstream_open(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.open = true;
+        }
+        self.queue_write_upstream(id);
+    }
+
+    /// A node has sent bytes.
+    pub fn handle_upstream_data(&mut self, id: ConnectionId, data: &[u8], now: Instant) {
+        self.stats.set_time(now);
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.silent_since = now;
+        self.now = now;
+        let mut scanner = std::mem::take(&mut connection.scanner);
+        let mut input = std::mem::take(&mut connection.input);
+        let mut scanned = std::mem::take(&mut connection.scanned);
+        let was_cut = !input.is_empty();
+        if was_cut {
+            input.extend_from_slice(data);
+        }
+        let bytes: &[u8] = if was_cut { &input } else { data };
+
+        let mut start = 0;
+        while let Some(rest) = bytes.get(scanned..).filter(|rest| !rest.is_empty()) {
+            let scan = match scanner.scan(rest, &Limits::UNBOUNDED) {
+                Ok(scan) => scan,
+                Err(error) => {
+                    self.give_up(id, &format!("it sent what is no RESP ({error})"), now);
+                    break;
+                }
+            };
+            scanned += scan.consumed;
+            if !scan.complete {
+                break;
+            }
+            let reply = bytes.get(start..scanned).unwrap_or_default();
+            start = scanned;
+            if self.handle_reply(id, reply, now) == Fate::Closed {
+                break;
+            }
+        }
+
+        if was_cut {
+            input.drain(..start);
+        } else if let Some(rest) = data.get(start..).filter(|rest| !rest.is_empty()) {
+            input = self.buffers.take();
+            input.extend_from_slice(rest);
+        }
+        match self.connections.get_mut(id) {
+            Some(connection) if !input.is_empty() => {
+                connection.scanner = scanner;
+                connection.scanned = scanned - start;
+                connection.input = input;
+            }
+            _ => self.buffers.recycle(input),
+        }
+        self.close_if_drained(id);
+        self.settle(now);
+    }
+
+    /// A connection to a node could not be established, or has ended. `reason` is for people.
+    pub fn handle_upstream_close(&mut self, id: ConnectionId, reason: &str, now: Instant) {
+        self.stats.set_time(now);
+        let Some(connection) = self.connections.remove(id) else { return };
+        self.now = now;
+        self.clean_up(id, connection, reason, now);
+        self.settle(now);
+    }
+
+    /// Closes a connection that is of no further use.
+    pub(super) fn give_up(&mut self, id: ConnectionId, reason: &str, now: Instant) {
+        let Some(connection) = self.connections.remove(id) else { return };
+        self.outputs.push_back(Queued::CloseUpstream(id));
+        self.clean_up(id, connection, reason, now);
+    }
+
+    /// Closes connections on which a reply has been due for so long that the node, or the way to
+    /// it, must be dead. A command that is merely slow has its own caller time out and no other:
+    /// the connection lives on for several times that long.
+    pub(super) fn close_stalled_connections(&mut self, now: Instant) {
+        let patience = self.config.op_timeout.saturating_mul(3);
+        let stalled: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| {
+                !connection.pipeline.is_empty()
+                    && now.saturating_duration_since(connection.silent_since) > patience
+            })
+            .map(|(id, _)| id)
+            .collect();
+        for id in stalled {
+            self.give_up(id, &format!("it sent nothing for {patience:?}"), now);
+        }
+    }
+
+    /// Closes a connection that was only waiting for its last replies.
+    pub(super) fn close_if_drained(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.draining && connection.pipeline.is_empty() {
+            self.forget_shared(id);
+            self.stats.touch();
+            self.connections.remove(id);
+            self.outputs.push_back(Queued::CloseUpstream(id));
+        }
+    }
+
+    fn handle_reply(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
+        if reply.first() == Some(&b'>') {
+            // Nothing on these connections asks for pushes, so they answer nothing.
+            return Fate::Kept;
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
+        let Some(popped) = connection.pipeline.pop() else {
+            self.give_up(id, "it sent a reply to nothing", now);
+            return Fate::Closed;
+        };
+        let first = !std::mem::replace(&mut connection.answered, true);
+        if first && reply.starts_with(b"-ERR max number of clients reached") {
+            return self.refuse(id, "it has too many clients", now);
+        }
+        let greeted = !connection.pipeline.is_before_gate() && connection.pipeline.open_gate();
+        if popped.expect == Expect::Epoch {
+            connection.epoch = parse_epoch(Reply::new(reply));
+        }
+        if first {
+            self.note_success(id);
+        }
+        if greeted {
+            self.queue_write_upstream(id);
+        }
+        match popped.expect {
+            Expect::Epoch | Expect::Nothing => Fate::Kept,
+            Expect::Zone => {
+                self.note_zone(id, reply);
+                Fate::Kept
+            }
+            Expect::Login => self.handle_login(id, reply, now),
+            Expect::Hello => self.handle_hello(id, reply, now),
+            Expect::Topology => {
+                self.handle_topology(id, reply, now);
+                Fate::Closed
+            }
+            Expect::Request(sub_request) => {
+                if self.config.enable_command_stats {
+                    self.note_reply(id, reply);
+                }
+                let error = match reply.strip_prefix(b"-").and_then(|r| r.strip_suffix(b"\r\n")) {
+                    Some(text) => ErrorReply::of(text),
+                    None => ErrorReply::Final,
+                };
+                if error == ErrorReply::Final {
+                    self.take_reply(sub_request, reply);
+                } else if self.requests.waiting(sub_request.request).is_some() {
+                    let mut command = self.buffers.take();
+                    let connection = self.connections.get(id);
+                    command.extend_from_slice(
+                        connection
+                            .map_or(&[], |connection| connection.pipeline.bytes(popped.range)),
+                    );
+                    self.send_elsewhere(id, sub_request, error, reply, &command, now);
+                    self.buffers.recycle(command);
+                }
+                Fate::Kept
+            }
+        }
+    }
+
+    /// Follows an error that means "not executed here".
+    fn send_elsewhere(
+        &mut self,
+        from: ConnectionId,
+        sub_request: SubRequestId,
+        error: ErrorReply,
+        reply: &[u8],
+        command: &[u8],
+        now: Instant,
+    ) {
+        if let (ErrorReply::Moved(_) | ErrorReply::Ask(_), false) =
+            (&error, self.config.enable_redirection)
+        {
+            return self.take_reply(sub_request, reply);
+        }
+        let Some(cluster) = self.connections.get(from).map(|from| from.cluster) else { return };
+        self.stats.upstream(cluster).upstream_rq_retry += 1;
+        let followed = match error {
+            ErrorReply::Moved(to) => {
+                self.stats.upstream(cluster).redirect_moved += 1;
+                self.follow(from, sub_request, &to, Leave::Owner, command, now)
+            }
+            ErrorReply::Ask(to) => {
+                self.stats.upstream(cluster).redirect_ask += 1;
+                self.follow(from, sub_request, &to, Leave::Asked, command, now)
+            }
+            ErrorReply::NotNow => self.read_elsewhere(from, sub_request, command, now),
+            ErrorReply::Final => None,
+        };
+        if followed.is_none() {
+            if let Some(request) = self.requests.get_mut(sub_request.request) {
+                let text = reply.strip_prefix(b"-").unwrap_or(reply);
+                request.refusal = text.strip_suffix(b"\r\n").unwrap_or(text).to_vec();
+            }
+            if let Some(cluster) = self.cluster_of(from) {
+                cluster.refresh.hurry(now);
+            }
+            self.hold(sub_request, command, now);
+        }
+    }
+
+    /// Sends a command where a redirection points; `None` if that is to be tried later.
+    fn follow(
+        &mut self,
+        from: ConnectionId,
+        sub_request: SubRequestId,
+        to: &Redirection,
+        leave: Leave,
+        command: &[u8],
+        now: Instant,
+    ) -> Option<()> {
+        let target = to.target(&self.connections.get(from)?.address)?;
+        let part = self.requests.get_mut(sub_request.request)?.part_mut(sub_request.part)?;
+        part.redirections += 1;
+        if part.redirections > REDIRECTIONS {
+            return None;
+        }
+        let cluster = self.cluster_of(from)?;
+        cluster.refresh.note_redirection(now, &cluster.config);
+        if leave == Leave::Owner && cluster.learn(to.slot, &target)? {
+            self.epoch += 1;
+        }
+        let node = self.cluster_of(from)?.find_or_learn(&target)?;
+        self.send_to(node, sub_request, command, leave, now);
+        Some(())
+    }
+
+    /// Sends a read that a node cannot serve now to another one that may; `None` if it is no such
+    /// read, or enough have been tried.
+    fn read_elsewhere(
+        &mut self,
+        from: ConnectionId,
+        sub_request: SubRequestId,
+        command: &[u8],
+        now: Instant,
+    ) -> Option<()> {
+        let request = self.requests.waiting(sub_request.request)?;
+        let part = request.part_mut(sub_request.part)?;
+        part.redirections += 1;
+        if part.policy == ReadPolicy::Master || part.redirections > REDIRECTIONS {
+            return None;
+        }
+        let Purpose::Shared(node, _) = self.connections.get(from)?.purpose else { return None };
+        self.cluster_of(from)?.node_mut(node)?.note_refusal(now);
+        self.send(sub_request, command, now);
+        Some(())
+    }
+
+    /// A node that refuses the credentials executes nothing: whatever was to follow is told so.
+    fn handle_login(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
+        let Some(error) = Reply::new(reply).error_line() else { return Fate::Kept };
+        let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
+        let error = String::from_utf8_lossy(error).into_owned();
+        let text =
+            format!("NOAUTH {} refused the proxy's credentials ({error})", connection.address);
+        let mut refused = Vec::new();
+        while let Some(popped) = connection.pipeline.pop() {
+            if let Expect::Request(sub_request) = popped.expect {
+                refused.push(sub_request);
+            }
+        }
+        for sub_request in refused {
+            self.fail(sub_request, &text);
+        }
+        self.refuse(id, &format!("it answered AUTH with '{error}'"), now)
+    }
+
+    /// Closes a connection that a node refuses to serve. To try again at once would help nobody.
+    fn refuse(&mut self, id: ConnectionId, reason: &str, now: Instant) -> Fate {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.answered = false;
+        }
+        self.give_up(id, reason, now);
+        Fate::Closed
+    }
+
+    fn handle_hello(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
+        let reply = Reply::new(reply);
+        let Some(connection) = self.connections.get(id) else { return Fate::Closed };
+        if let Some(error) = reply.error_line() {
+            // A RESP2 connection is as good without HELLO: servers before 6.0 do not know it.
+            if connection.purpose == Purpose::Refresh {
+                return Fate::Kept;
+            }
+            let reason = format!("it answered HELLO with '{}'", String::from_utf8_lossy(error));
+            return self.refuse(id, &reason, now);
+        }
+        let mut fields = reply.elements().map(Reply::new);
+        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            if let (Some(b"version"), Some(version)) = (name.bulk(), value.bulk()) {
+                let version = version.to_vec();
+                if let Some(cluster) = self.cluster_of(id) {
+                    cluster.server_version = version;
+                }
+                break;
+            }
+        }
+        Fate::Kept
+    }
+
+    /// Settles what a connection that has gone leaves behind.
+    fn clean_up(
+        &mut self,
+        id: ConnectionId,
+        mut connection: Connection,
+        reason: &str,
+        now: Instant,
+    ) {
+        self.stats.touch();
+        self.note_lost(&mut connection);
+        if !connection.answered {
+            self.stats.upstream(connection.cluster).upstream_cx_connect_fail += 1;
+        }
+        if connection.purpose == Purpose::Refresh {
+            let text = format!("{}: {reason}", connection.address);
+            self.give_up_candidate(connection.cluster, id, text, now);
+            return;
+        }
+        self.release_shared(id, &connection, reason, now);
+        while let Some(popped) = connection.pipeline.pop() {
+            let Expect::Request(sub_request) = popped.expect else { continue };
+            let Some(request) = self.requests.waiting(sub_request.request) else { continue };
+            if popped.written && !request.read_only {
+                let text = format!(
+                    "ERR the connection to {} was lost ({reason}) before the reply: \
+                     the command may have been executed",
+                    connection.address
+                );
+                self.fail(sub_request, &text);
+            } else {
+                self.stats.upstream(connection.cluster).upstream_rq_retry += 1;
+                self.send(sub_request, connection.pipeline.bytes(popped.range), now);
+            }
+        }
+        self.buffers.recycle(connection.input);
+    }
+
+    /// Makes way for the next connection to a node whose shared one has gone.
+    fn release_shared(
+        &mut self,
+        id: ConnectionId,
+        connection: &Connection,
+        reason: &str,
+        now: Instant,
+    ) {
+        let Purpose::Shared(index, lane) = connection.purpose else { return };
+        let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
+        cluster.refresh.hurry(now);
+        let Some(node) = cluster.node_mut(index) else { return };
+        if node.shared(lane) == Some(id) {
+            node.set_shared(lane, None);
+        }
+        if !connection.answered {
+            let first = node.note_failure(now, &mut self.rng);
+            if !first {
+                return;
+            }
+        }
+        let what = if connection.answered { "ended" } else { "failed" };
+        let message = format!(
+            "the connection to {} of cluster '{}' {what}: {reason}",
+            connection.address, cluster.config.name
+        );
+        self.log(LogLevel::Warn, message);
+    }
+
+    /// Takes a connection out of the place where its node's clients find it.
+    fn forget_shared(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Purpose::Shared(index, lane) = connection.purpose else { return };
+        let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
+        if let Some(node) = cluster.node_mut(index).filter(|n| n.shared(lane) == Some(id)) {
+            node.set_shared(lane, None);
+        }
+    }
+
+    fn note_zone(&mut self, id: ConnectionId, reply: &[u8]) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Purpose::Shared(index, _) = connection.purpose else { return };
+        let Some(zone) = parse_zone(Reply::new(reply)) else { return };
+        let cluster = self.clusters.get_mut(connection.cluster);
+        if let Some(node) = cluster.and_then(|cluster| cluster.node_mut(index)) {
+            node.zone = Some(zone);
+        }
+    }
+
+    fn note_success(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Purpose::Shared(index, _) = connection.purpose else { return };
+        let cluster = self.clusters.get_mut(connection.cluster);
+        if let Some(node) = cluster.and_then(|cluster| cluster.node_mut(index)) {
+            node.note_success();
+        }
+    }
+
+    fn cluster_of(&mut self, id: ConnectionId) -> Option<&mut Cluster> {
+        let cluster = self.connections.get(id)?.cluster;
+        self.clusters.get_mut(cluster)
+    }
+}

@@ -1,0 +1,261 @@
+//! Client commands in flight, and when their time is up.
+
+use std::time::Duration;
+
+use crate::arena::{Arena, Key};
+use crate::cluster::Slot;
+use crate::config::ReadPolicy;
+use crate::resp::Protocol;
+use crate::route::Place;
+use crate::session::SessionId;
+use crate::split::Split;
+use crate::stats::Tally;
+use crate::time::Instant;
+
+/// Names a client command, from the moment it was read until its reply has been handed over.
+pub(crate) type RequestId = Key<Request>;
+
+/// Names what one node is asked for a request: all of it, or one part of a split command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct SubRequestId {
+    pub(crate) request: RequestId,
+    /// Position among the parts; 0 for a command that is not split.
+    pub(crate) part: u32,
+}
+
+/// One client command whose reply is still owed.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) owner: Owner,
+    /// The client's protocol version when it sent the command.
+    pub(crate) protocol: Protocol,
+    /// Only reads: may be sent again when its reply was lost.
+    pub(crate) read_only: bool,
+    /// Bytes that the command took in the client's stream.
+    pub(crate) len: usize,
+    /// Sub-requests that wait in the hold.
+    pub(crate) held: usize,
+    /// For how long its reply is to be held back.
+    pub(crate) delay: Option<Duration>,
+    /// The last error by which a node refused it for the moment; without `-` and CRLF.
+    pub(crate) refusal: Vec<u8>,
+    pub(crate) state: State,
+    /// What it is counted as; `None` for what the proxy answers itself.
+    pub(crate) tally: Option<Tally>,
+    /// When the client is told that no reply came.
+    deadline: Instant,
+    earlier: Option<RequestId>,
+    later: Option<RequestId>,
+}
+
+/// Whose a request is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Owner {
+    /// A client's.
+    Session(SessionId),
+    /// A copy for the mirror that is the cluster of this index; nobody waits for the reply.
+    Mirror(usize),
+}
+
+/// How far a request has come.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// One node is to answer all of it.
+    Whole(Part),
+    /// Several nodes are to answer a part each.
+    Split(Box<Split>),
+    /// A HELLO that waits until this cluster has told its version of Redis.
+    Hello(usize),
+    /// The reply is there, but is to be held back for a while.
+    Delayed,
+    /// The reply is there, but replies to earlier commands of the session are not.
+    Answered(Vec<u8>),
+}
+
+/// Where one sub-request belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Index of the cluster.
+    pub(crate) cluster: usize,
+    /// `None`: any primary will do.
+    pub(crate) slot: Option<Slot>,
+    /// Which nodes may answer; [`ReadPolicy::Master`] for whatever writes.
+    pub(crate) policy: ReadPolicy,
+    /// How often nodes have sent it elsewhere since it was last held.
+    pub(crate) redirections: u8,
+}
+
+impl State {
+    /// Whether a reply is still to come.
+    fn is_waiting(&self) -> bool {
+        !matches!(self, Self::Delayed | Self::Answered(_))
+    }
+}
+
+impl Part {
+    pub(crate) fn at(place: Place, policy: ReadPolicy) -> Self {
+        Self { cluster: place.cluster, slot: Some(place.slot), policy, redirections: 0 }
+    }
+}
+
+/// All requests, with those that wait for a reply linked in the order of their deadlines. Every
+/// request gets the same time, so that is the order in which they came.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    arena: Arena<Request>,
+    oldest: Option<RequestId>,
+    newest: Option<RequestId>,
+}
+
+impl Request {
+    pub(crate) fn new(owner: Owner, protocol: Protocol, len: usize, state: State) -> Self {
+        Self {
+            owner,
+            protocol,
+            read_only: false,
+            len,
+            held: 0,
+            delay: None,
+            refusal: Vec::new(),
+            state,
+            tally: None,
+            deadline: Instant::default(),
+            earlier: None,
+            later: None,
+        }
+    }
+
+    /// The session that is owed the reply.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self.owner {
+            Owner::Session(session) => Some(session),
+            Owner::Mirror(_) => None,
+        }
+    }
+
+    /// Indices of the clusters whose nodes are to answer.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = usize> {
+        let (whole, split) = match &self.state {
+            State::Whole(part) => (Some(part.cluster), None),
+            State::Hello(cluster) => (Some(*cluster), None),
+            State::Split(split) => (None, Some(split.clusters())),
+            State::Delayed | State::Answered(_) => (None, None),
+        };
+        whole.into_iter().chain(split.into_iter().flatten())
+    }
+
+    /// The sub-request at position `part`, while it waits for a reply.
+    pub(crate) fn part(&self, part: u32) -> Option<&Part> {
+        match &self.state {
+            State::Whole(whole) => (part == 0).then_some(whole),
+            State::Split(split) => split.parts().nth(part as usize)?,
+            State::Hello(_) | State::Delayed | State::Answered(_) => None,
+        }
+    }
+
+    /// Whether a node is still to answer something about this slot.
+    pub(crate) fn awaits(&self, cluster: usize, slot: Option<Slot>) -> bool {
+        let is_there = |part: &Part| part.cluster == cluster && part.slot == slot;
+        match &self.state {
+            State::Whole(whole) => is_there(whole),
+            State::Split(split) => split.parts().flatten().any(is_there),
+            State::Hello(_) | State::Delayed | State::Answered(_) => false,
+        }
+    }
+
+    /// The sub-request at position `part`, while it waits for a reply.
+    pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {
+        match &mut self.state {
+            State::Whole(whole) => (part == 0).then_some(whole),
+            State::Split(split) => split.part_mut(part),
+            State::Hello(_) | State::Delayed | State::Answered(_) => None,
+        }
+    }
+}
+
+impl Requests {
+    pub(crate) fn new() -> Self {
+        Self { arena: Arena::new(), oldest: None, newest: None }
+    }
+
+    /// Adds a request that waits for a reply until `deadline`, which is no earlier than that of
+    /// any other.
+    pub(crate) fn insert_waiting(&mut self, mut request: Request, deadline: Instant) -> RequestId {
+        request.deadline = deadline;
+        request.earlier = self.newest;
+        let id = self.arena.insert(request);
+        match self.newest.and_then(|newest| self.arena.get_mut(newest)) {
+            Some(newest) => newest.later = Some(id),
+            None => self.oldest = Some(id),
+        }
+        self.newest = Some(id);
+        id
+    }
+
+    /// Adds a request whose reply is there already.
+    pub(crate) fn insert_answered(&mut self, request: Request) -> RequestId {
+        debug_assert!(matches!(request.state, State::Answered(_)));
+        self.arena.insert(request)
+    }
+
+    pub(crate) fn get(&self, id: RequestId) -> Option<&Request> {
+        self.arena.get(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.arena.get_mut(id)
+    }
+
+    /// The request that has waited longest, and its deadline.
+    pub(crate) fn oldest(&self) -> Option<(RequestId, Instant)> {
+        let id = self.oldest?;
+        Some((id, self.arena.get(id)?.deadline))
+    }
+
+    /// The request, unless it has its reply already: a late one is nobody's.
+    pub(crate) fn waiting(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.arena.get_mut(id).filter(|request| request.state.is_waiting())
+    }
+
+    /// Holds the reply back: until it is handed over, the request does not wait, nor is it answered.
+    pub(crate) fn set_delayed(&mut self, id: RequestId) {
+        self.unlink(id);
+        if let Some(request) = self.arena.get_mut(id) {
+            request.state = State::Delayed;
+        }
+    }
+
+    /// Keeps `reply` until its turn comes; the request waits no longer.
+    pub(crate) fn set_answered(&mut self, id: RequestId, reply: Vec<u8>) {
+        self.unlink(id);
+        if let Some(request) = self.arena.get_mut(id) {
+            request.state = State::Answered(reply);
+            request.held = 0;
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
+        self.unlink(id);
+        self.arena.remove(id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.arena.len()
+    }
+
+    fn unlink(&mut self, id: RequestId) {
+        let Some(request) = self.arena.get_mut(id) else { return };
+        let (earlier, later) = (request.earlier.take(), request.later.take());
+        if !request.state.is_waiting() {
+            return;
+        }
+        match earlier.and_then(|earlier| self.arena.get_mut(earlier)) {
+            Some(earlier) => earlier.later = later,
+            None => self.oldest = later,
+        }
+        match later.and_then(|later| self.arena.get_mut(later)) {
+            Some(later) => later.earlier = earlier,
+            None => self.newest = earlier,
+        }
+    }
+}

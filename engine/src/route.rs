@@ -1,0 +1,298 @@
+//! Which cluster a key belongs to, and what the key is called there.
+
+use std::cmp::Reverse;
+
+use crate::cluster::Slot;
+use crate::config::{ClusterConfig, ClusterKind, Mirror, ReadPolicy, Route, Routes};
+use crate::resp::{ArgRange, RequestFrame, encode};
+
+/// The routes, ready to be asked about every key.
+#[derive(Debug)]
+pub(crate) struct RouteTable {
+    /// By prefix, the longest first; then the catch-all route, whose prefix is empty.
+    routes: Vec<Route>,
+    case_insensitive: bool,
+    read_policy: ReadPolicy,
+    /// For each cluster, whether it is one server that serves keys of all slots together.
+    standalone: Vec<bool>,
+}
+
+/// Where one key lives.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Place {
+    /// Index of the cluster.
+    pub(crate) cluster: usize,
+    /// Its slot; the same for every key of a standalone server, which does not care.
+    pub(crate) slot: Slot,
+}
+
+/// No route takes one of a command's keys.
+#[derive(Debug)]
+pub(crate) struct NoRoute;
+
+/// Where the keys of one command live; used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// In the order of the keys.
+    places: Vec<Place>,
+    /// The route of each key, as an index.
+    routes: Vec<usize>,
+}
+
+/// A command with its keys as the routes write them; used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Rewritten {
+    bytes: Vec<u8>,
+    args: Vec<ArgRange>,
+}
+
+impl RouteTable {
+    pub(crate) fn new(
+        config: &Routes,
+        clusters: &[ClusterConfig],
+        read_policy: ReadPolicy,
+    ) -> Self {
+        let mut routes = config.prefixes.clone();
+        routes.sort_by_key(|route| Reverse(route.prefix.len()));
+        routes.extend(config.catch_all.clone());
+        Self {
+            routes,
+            case_insensitive: config.case_insensitive,
+            read_policy,
+            standalone: clusters.iter().map(|c| c.kind == ClusterKind::Standalone).collect(),
+        }
+    }
+
+    /// Finds out where each of the keys at the positions `keys` lives. Returns the command as it is
+    /// to be sent.
+    pub(crate) fn place<'a>(
+        &self,
+        frame: RequestFrame<'a>,
+        keys: &[u32],
+        read_only: bool,
+        places: &mut Places,
+        rewritten: &'a mut Rewritten,
+    ) -> Result<RequestFrame<'a>, NoRoute> {
+        places.places.clear();
+        places.routes.clear();
+        for position in keys {
+            let key = frame.arg(*position as usize).unwrap_or_default();
+            places.routes.push(self.find(key).ok_or(NoRoute)?);
+        }
+        let Places { places, routes } = places;
+        let frame = if routes.iter().any(|route| self.rewrites(*route)) {
+            self.rewrite(frame, keys, routes, rewritten);
+            RequestFrame::new(&rewritten.bytes, &rewritten.args)
+        } else {
+            frame
+        };
+        for (position, route) in keys.iter().zip(routes) {
+            let key = frame.arg(*position as usize).unwrap_or_default();
+            let cluster = self.cluster(*route, read_only);
+            places.push(Place { cluster, slot: self.slot(cluster, key) });
+        }
+        Ok(frame)
+    }
+
+    /// The route for commands that name no key.
+    pub(crate) fn keyless(&self) -> Option<&Route> {
+        self.routes.last().filter(|route| route.prefix.is_empty())
+    }
+
+    /// Which nodes may answer a command whose keys have been placed.
+    pub(crate) fn policy(&self, places: &Places, read_only: bool) -> ReadPolicy {
+        if !read_only {
+            return ReadPolicy::Master;
+        }
+        self.of(places).and_then(|route| route.read_policy).unwrap_or(self.read_policy)
+    }
+
+    /// Whether any command may be answered by a replica.
+    pub(crate) fn reads_from_replicas(&self) -> bool {
+        let policies = self.routes.iter().map(|route| route.read_policy);
+        policies.flatten().chain([self.read_policy]).any(ReadPolicy::reads_from_replicas)
+    }
+
+    /// The mirror number `index` of a command whose keys have been placed.
+    pub(crate) fn mirror(&self, places: &Places, index: usize) -> Option<Mirror> {
+        self.of(places)?.mirrors.get(index).copied()
+    }
+
+    /// The slot of a key in a cluster.
+    pub(crate) fn slot(&self, cluster: usize, key: &[u8]) -> Slot {
+        match self.standalone.get(cluster) {
+            Some(true) => Slot::default(),
+            _ => Slot::of(key),
+        }
+    }
+
+    /// The route by which a command goes: that of its first key.
+    fn of(&self, places: &Places) -> Option<&Route> {
+        self.routes.get(*places.routes.first()?)
+    }
+
+    fn find(&self, key: &[u8]) -> Option<usize> {
+        self.routes.iter().position(|route| {
+            key.get(..route.prefix.len()).is_some_and(|start| {
+                start == route.prefix
+                    || self.case_insensitive && start.eq_ignore_ascii_case(&route.prefix)
+            })
+        })
+    }
+
+    fn cluster(&self, route: usize, read_only: bool) -> usize {
+        let Some(route) = self.routes.get(route) else { return 0 };
+        route.read_cluster.filter(|_| read_only).unwrap_or(route.cluster)
+    }
+
+    fn rewrites(&self, route: usize) -> bool {
+        self.routes
+            .get(route)
+            .is_some_and(|route| route.remove_prefix || route.key_formatter.is_some())
+    }
+
+    /// Writes the command with every key as its route has it.
+    fn rewrite(
+        &self,
+        frame: RequestFrame<'_>,
+        keys: &[u32],
+        routes: &[usize],
+        rewritten: &mut Rewritten,
+    ) {
+        let Rewritten { bytes, args } = rewritten;
+        bytes.clear();
+        args.clear();
+        let mut key = Vec::new();
+        encode::array_header(bytes, frame.len());
+        for (position, arg) in (0_u32..).zip(frame.args()) {
+            let which = keys.iter().position(|key| *key == position);
+            let route = which.and_then(|which| self.routes.get(*routes.get(which)?));
+            let arg = match route {
+                Some(route) => {
+                    key.clear();
+                    write_key(route, arg, &mut key);
+                    &key[..]
+                }
+                None => arg,
+            };
+            encode::bulk(bytes, arg);
+            let end = bytes.len().saturating_sub(2);
+            let start = end.saturating_sub(arg.len());
+            args.push(ArgRange { start: start as u32, len: arg.len() as u32 });
+        }
+    }
+}
+
+impl Places {
+    /// In the order of the keys.
+    pub(crate) fn as_slice(&self) -> &[Place] {
+        &self.places
+    }
+}
+
+/// The one place where all keys live; `None` if there are several, or no key.
+pub(crate) fn shared_place(mut places: impl Iterator<Item = Place>) -> Option<Place> {
+    let first = places.next()?;
+    places.all(|place| place == first).then_some(first)
+}
+
+/// What a route calls a key: its prefix taken off, then put where `%KEY%` stands.
+fn write_key(route: &Route, key: &[u8], out: &mut Vec<u8>) {
+    let start = if route.remove_prefix { route.prefix.len() } else { 0 };
+    let key = key.get(start..).unwrap_or_default();
+    let Some(formatter) = &route.key_formatter else { return out.extend_from_slice(key) };
+    let mut parts = formatter.split("%KEY%");
+    out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+    for part in parts {
+        out.extend_from_slice(key);
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: &str, cluster: usize) -> Route {
+        Route {
+            prefix: prefix.into(),
+            remove_prefix: false,
+            key_formatter: None,
+            cluster,
+            read_cluster: None,
+            read_policy: None,
+            mirrors: Vec::new(),
+        }
+    }
+
+    fn table(routes: &[Route], catch_all: Option<Route>) -> RouteTable {
+        let routes = Routes { prefixes: routes.to_vec(), catch_all, case_insensitive: false };
+        RouteTable::new(&routes, &[], ReadPolicy::default())
+    }
+
+    /// The command as sent and the clusters of its keys.
+    fn place(table: &RouteTable, words: &[&str], keys: &[u32]) -> Option<(String, Vec<usize>)> {
+        let mut bytes = Vec::new();
+        encode::command(&mut bytes, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+        let mut parser = crate::resp::RequestParser::new();
+        parser.parse(&bytes, &crate::resp::Limits::default()).unwrap();
+        let mut places = Places::default();
+        let mut rewritten = Rewritten::default();
+        let sent =
+            table.place(parser.frame(&bytes), keys, false, &mut places, &mut rewritten).ok()?;
+        let words: Vec<_> = sent.args().map(|arg| String::from_utf8_lossy(arg)).collect();
+        let words = words.join(" ");
+        let mut again = Vec::new();
+        (0..sent.len()).for_each(|index| again.extend_from_slice(sent.raw(index).unwrap()));
+        assert!(sent.bytes().ends_with(&again), "raw elements make the frame");
+        Some((words, places.as_slice().iter().map(|place| place.cluster).collect()))
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_the_catch_all_takes_the_rest() {
+        let table = table(&[route("a", 1), route("abc", 3), route("ab", 2)], Some(route("", 0)));
+        for (key, cluster) in [("x", 0), ("a", 1), ("aXc", 1), ("ab", 2), ("abcd", 3), ("", 0)] {
+            assert_eq!(place(&table, &["GET", key], &[1]).unwrap().1, [cluster], "{key}");
+        }
+        assert_eq!(place(&table, &["MGET", "abc", "z"], &[1, 2]).unwrap().1, [3, 0]);
+    }
+
+    #[test]
+    fn without_a_catch_all_other_keys_go_nowhere() {
+        let table = table(&[route("a", 0)], None);
+        assert!(place(&table, &["GET", "b"], &[1]).is_none());
+        assert!(place(&table, &["MGET", "a", "b"], &[1, 2]).is_none());
+        assert!(table.keyless().is_none());
+    }
+
+    #[test]
+    fn every_key_is_written_anew() {
+        let removed = Route { remove_prefix: true, ..route("p:", 1) };
+        let formatted = Route {
+            remove_prefix: true,
+            key_formatter: Some("<%KEY%|%KEY%>".to_owned()),
+            ..route("f:", 1)
+        };
+        let table = table(&[removed, formatted], Some(route("", 0)));
+        let (sent, _) =
+            place(&table, &["MSET", "p:a", "p:v", "f:b", "w", "c", "x"], &[1, 3, 5]).unwrap();
+        assert_eq!(sent, "MSET a p:v <b|b> w c x");
+        let (sent, _) = place(&table, &["RENAME", "p:a", "p:a"], &[1, 2]).unwrap();
+        assert_eq!(sent, "RENAME a a");
+    }
+
+    #[test]
+    fn reads_may_go_to_another_cluster() {
+        let table = table(&[], Some(Route { read_cluster: Some(5), ..route("", 0) }));
+        assert_eq!(table.cluster(0, true), 5);
+        assert_eq!(table.cluster(0, false), 0);
+    }
+
+    #[test]
+    fn prefixes_may_be_meant_in_any_case() {
+        let mut table = table(&[route("Ab", 1)], Some(route("", 0)));
+        assert_eq!(table.find(b"aBc"), Some(1));
+        table.case_insensitive = true;
+        assert_eq!(table.find(b"aBc"), Some(0));
+    }
+}

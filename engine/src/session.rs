@@ -1,0 +1,98 @@
+//! One client: its connection, its protocol state, and the order of its replies.
+
+use std::collections::VecDeque;
+
+use crate::arena::Key;
+use crate::buffers::Buffers;
+use crate::request::{Request, RequestId};
+use crate::resp::{Protocol, RequestParser};
+
+/// Names a client's connection, for as long as it is open.
+pub type SessionId = Key<Session>;
+
+/// One downstream connection.
+#[derive(Debug)]
+pub struct Session {
+    /// What CLIENT ID answers.
+    pub(crate) client_id: u64,
+    /// Has said who it is, or need not.
+    pub(crate) authenticated: bool,
+    /// RESP2 until HELLO says otherwise.
+    pub(crate) protocol: Protocol,
+    /// What CLIENT SETNAME set; empty: none.
+    pub(crate) name: Vec<u8>,
+    pub(crate) parser: RequestParser,
+    /// Bytes read but not yet taken as commands: an unfinished one, or, while `parked`, any
+    /// number.
+    pub(crate) input: Vec<u8>,
+    /// How much of `input` the proxy's total counts.
+    pub(crate) counted_input: usize,
+    /// Replies that may leave.
+    pub(crate) output: Vec<u8>,
+    /// Commands in the order in which they are to be answered.
+    pub(crate) pending: VecDeque<RequestId>,
+    /// Bytes of the commands in `pending`.
+    pub(crate) pending_bytes: usize,
+    /// The topology's epoch when the oldest command of `pending` was sent.
+    pub(crate) epoch: u64,
+    /// Sub-requests in the hold.
+    pub(crate) held: usize,
+    /// No further command is read before `pending` is empty.
+    pub(crate) parked: bool,
+    /// The client has been asked, through its host, to send no more for now.
+    pub(crate) paused: bool,
+    /// To be closed once `pending` is empty; nothing is read any more.
+    pub(crate) closing: bool,
+    /// An output for this session is queued already.
+    pub(crate) write_queued: bool,
+}
+
+impl Session {
+    pub(crate) fn new(client_id: u64, authenticated: bool) -> Self {
+        Self {
+            client_id,
+            authenticated,
+            protocol: Protocol::Resp2,
+            name: Vec::new(),
+            parser: RequestParser::default(),
+            input: Vec::new(),
+            counted_input: 0,
+            output: Vec::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            epoch: 0,
+            held: 0,
+            parked: false,
+            paused: false,
+            closing: false,
+            write_queued: false,
+        }
+    }
+
+    /// What RESET leaves: a client as it came, under its id.
+    pub(crate) fn reset(&mut self, authenticated: bool) {
+        self.authenticated = authenticated;
+        self.protocol = Protocol::Resp2;
+        self.name.clear();
+    }
+
+    /// The buffer that replies go to.
+    pub(crate) fn output(&mut self, buffers: &mut Buffers) -> &mut Vec<u8> {
+        if self.output.capacity() == 0 {
+            self.output = buffers.take();
+        }
+        &mut self.output
+    }
+
+    /// Counts a command that has begun to wait for its reply.
+    pub(crate) fn note_pending(&mut self, id: RequestId, len: usize) {
+        self.pending.push_back(id);
+        self.pending_bytes = self.pending_bytes.saturating_add(len);
+    }
+
+    /// Counts a command that waits no longer, its reply having been handed over.
+    pub(crate) fn note_answered(&mut self, request: &Request) {
+        self.pending_bytes = self.pending_bytes.saturating_sub(request.len);
+        self.held = self.held.saturating_sub(request.held);
+    }
+}

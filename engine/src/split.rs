@@ -1,0 +1,186 @@
+//! Commands whose keys sit in several slots and that Redis would refuse whole: one sub-request per
+//! slot, and one reply from all of theirs.
+
+use std::ops::Range;
+
+use crate::command::Merge;
+use crate::config::ReadPolicy;
+use crate::request::Part;
+use crate::resp::{Reply, RequestFrame, encode};
+use crate::route::Place;
+
+/// A split command in flight.
+#[derive(Debug)]
+pub(crate) struct Split {
+    merge: Merge,
+    parts: Vec<SplitPart>,
+    /// For every key of the command, the part that carries it.
+    part_of_key: Vec<u32>,
+    /// Replies of the parts, in order of arrival.
+    replies: Vec<u8>,
+    /// Parts without a reply.
+    outstanding: usize,
+    /// The first error; it becomes the reply.
+    error: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct SplitPart {
+    part: Part,
+    answered: bool,
+    /// Where its reply stands in `replies`.
+    reply: Range<usize>,
+}
+
+/// Which keys travel together: the plan by which a command is cut.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// Place and position among the keys, sorted.
+    keys: Vec<(Place, u32)>,
+}
+
+impl Plan {
+    /// Groups keys that live at `places` by cluster and slot.
+    pub(crate) fn make(&mut self, places: impl Iterator<Item = Place>) {
+        self.keys.clear();
+        self.keys.extend(places.zip(0..));
+        self.keys.sort_unstable();
+    }
+
+    /// The keys of each place, as positions among the keys, in their order.
+    fn groups(&self) -> impl Iterator<Item = &[(Place, u32)]> {
+        self.keys.chunk_by(|(left, _), (right, _)| left == right)
+    }
+
+    /// Encodes each group as a command of its own into `buffer` and hands it to `send` with its
+    /// number: the command's name, then each key with whatever belongs to it, all of them as the
+    /// client wrote them.
+    pub(crate) fn encode_each(
+        &self,
+        frame: &RequestFrame<'_>,
+        keys: &[u32],
+        merge: Merge,
+        buffer: &mut Vec<u8>,
+        mut send: impl FnMut(u32, &[u8]),
+    ) {
+        let width = arguments_per_key(merge);
+        for (group, part) in self.groups().zip(0..) {
+            buffer.clear();
+            encode::array_header(buffer, 1 + group.len() * width);
+            buffer.extend_from_slice(frame.raw(0).unwrap_or_default());
+            for (_, key) in group {
+                let position = keys.get(*key as usize).map_or(0, |position| *position as usize);
+                for argument in position..position + width {
+                    buffer.extend_from_slice(frame.raw(argument).unwrap_or_default());
+                }
+            }
+            send(part, buffer);
+        }
+    }
+}
+
+/// A key and, for MSET, its value.
+fn arguments_per_key(merge: Merge) -> usize {
+    match merge {
+        Merge::AllOk => 2,
+        Merge::KeyOrder | Merge::Sum => 1,
+    }
+}
+
+impl Split {
+    /// A command cut by `plan`; its parts are numbered as the plan encodes them.
+    pub(crate) fn new(merge: Merge, plan: &Plan, policy: ReadPolicy) -> Self {
+        let mut part_of_key = vec![0; plan.keys.len()];
+        let mut parts = Vec::new();
+        for group in plan.groups() {
+            let number = parts.len() as u32;
+            for (_, key) in group {
+                if let Some(part) = part_of_key.get_mut(*key as usize) {
+                    *part = number;
+                }
+            }
+            let Some((place, _)) = group.first() else { continue };
+            let part = Part::at(*place, policy);
+            parts.push(SplitPart { part, answered: false, reply: 0..0 });
+        }
+        let outstanding = parts.len();
+        Self { merge, parts, part_of_key, replies: Vec::new(), outstanding, error: None }
+    }
+
+    pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {
+        let part = self.parts.get_mut(part as usize)?;
+        (!part.answered).then_some(&mut part.part)
+    }
+
+    /// The parts, those in their place that are still to be answered.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Option<&Part>> {
+        self.parts.iter().map(|part| (!part.answered).then_some(&part.part))
+    }
+
+    /// Indices of the clusters whose nodes are still to answer.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = usize> {
+        self.parts().flatten().map(|part| part.cluster)
+    }
+
+    /// Takes in the reply to one part. Returns whether that was the last one.
+    pub(crate) fn absorb(&mut self, part: u32, reply: &[u8]) -> bool {
+        let Some(part) = self.parts.get_mut(part as usize).filter(|part| !part.answered) else {
+            return false;
+        };
+        part.answered = true;
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if Reply::new(reply).error_line().is_some() {
+            self.error.get_or_insert_with(|| reply.to_vec());
+        } else {
+            let start = self.replies.len();
+            self.replies.extend_from_slice(reply);
+            part.reply = start..self.replies.len();
+        }
+        self.outstanding == 0
+    }
+
+    /// Writes the one reply that all parts' replies make.
+    pub(crate) fn write_reply(&self, out: &mut Vec<u8>) {
+        if let Some(error) = &self.error {
+            out.extend_from_slice(error);
+            return;
+        }
+        let start = out.len();
+        let written = match self.merge {
+            Merge::KeyOrder => self.write_array(out),
+            Merge::AllOk => self.write_all_ok(out),
+            Merge::Sum => self.write_sum(out),
+        };
+        if written.is_none() {
+            out.truncate(start);
+            encode::error(out, b"ERR nodes answered the parts of a split command with replies that do not fit together");
+        }
+    }
+
+    /// The elements of the parts' arrays, each in the place of its key.
+    fn write_array(&self, out: &mut Vec<u8>) -> Option<()> {
+        let mut elements: Vec<_> = self.replies().map(|reply| reply.elements()).collect();
+        encode::array_header(out, self.part_of_key.len());
+        for part in &self.part_of_key {
+            out.extend_from_slice(elements.get_mut(*part as usize)?.next()?);
+        }
+        Some(())
+    }
+
+    fn write_all_ok(&self, out: &mut Vec<u8>) -> Option<()> {
+        let ok = self.replies().all(|reply| reply.bulk() == Some(b"OK"));
+        ok.then(|| encode::simple(out, b"OK"))
+    }
+
+    fn write_sum(&self, out: &mut Vec<u8>) -> Option<()> {
+        let sum = self.replies().try_fold(0_i64, |sum, reply| sum.checked_add(reply.integer()?))?;
+        encode::integer(out, sum);
+        Some(())
+    }
+
+    fn replies(&self) -> impl Iterator<Item = Reply<'_>> {
+        self.parts
+            .iter()
+            .map(|part| Reply::new(self.replies.get(part.reply.clone()).unwrap_or_default()))
+    }
+}

@@ -1,0 +1,153 @@
+//! The way to one node: a connection, its handshake and its pipeline.
+
+mod pipeline;
+
+use std::collections::VecDeque;
+
+pub(crate) use pipeline::{Expect, Pipeline};
+
+use crate::arena::Key;
+use crate::cluster::{Address, NodeIndex};
+use crate::config::{Credentials, Secret};
+use crate::resp::{self, Protocol, Scanner};
+use crate::stats::Tally;
+use crate::time::Instant;
+
+/// Names a connection to a node, for as long as it is open.
+pub type ConnectionId = Key<Connection>;
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Connection {
+    /// Index of the cluster that the node belongs to.
+    pub(crate) cluster: usize,
+    pub(crate) address: Address,
+    pub(crate) purpose: Purpose,
+    /// Established: nothing is written before, so whatever a connection that never opened was to
+    /// carry has reached nobody.
+    pub(crate) open: bool,
+    /// Some reply has come: the node is alive and speaks RESP.
+    pub(crate) answered: bool,
+    pub(crate) pipeline: Pipeline,
+    /// What the requests in `pipeline` are counted as, while commands are counted one by one.
+    pub(crate) tallies: VecDeque<Option<Tally>>,
+    /// The beginning of a reply whose end has not come yet.
+    pub(crate) input: Vec<u8>,
+    /// How much of `input` the scanner has seen.
+    pub(crate) scanned: usize,
+    pub(crate) scanner: Scanner,
+    /// Since when a reply has been due: bytes came, or the pipeline ceased to be empty.
+    pub(crate) silent_since: Instant,
+    /// What the reply to CLUSTER INFO told.
+    pub(crate) epoch: u64,
+    /// An output for this connection is queued already.
+    pub(crate) write_queued: bool,
+    /// To be closed as soon as nothing is expected on it any more.
+    pub(crate) draining: bool,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Ordinary commands of many clients.
+    Shared(NodeIndex, Lane),
+    /// One CLUSTER SLOTS.
+    Refresh,
+}
+
+/// Which of a node's shared connections is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Lane {
+    /// The version that its clients speak.
+    pub(crate) protocol: Protocol,
+    /// A client keeps to one lane, so that its commands stay in order.
+    pub(crate) number: u32,
+}
+
+/// What a node must hear first.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    pub(crate) credentials: Option<Credentials>,
+    /// Replicas are to answer reads.
+    pub(crate) read_only: bool,
+    /// The node is to tell which zone it is in.
+    pub(crate) zone: bool,
+}
+
+impl Lane {
+    /// A small number that no other lane has.
+    pub(crate) fn index(self) -> usize {
+        let protocol = usize::from(self.protocol == Protocol::Resp3);
+        (self.number as usize).saturating_mul(2).saturating_add(protocol)
+    }
+}
+
+impl Connection {
+    /// A connection about to be opened, its handshake already in the pipeline.
+    pub(crate) fn new(
+        cluster: usize,
+        address: Address,
+        purpose: Purpose,
+        handshake: &Handshake,
+        now: Instant,
+    ) -> Self {
+        let mut connection = Self {
+            cluster,
+            address,
+            purpose,
+            open: false,
+            answered: false,
+            pipeline: Pipeline::default(),
+            tallies: VecDeque::new(),
+            input: Vec::new(),
+            scanned: 0,
+            scanner: Scanner::default(),
+            silent_since: now,
+            epoch: 0,
+            write_queued: false,
+            draining: false,
+        };
+        connection.shake_hands(handshake);
+        connection
+    }
+
+    /// Queues what the node must hear first. No command follows before all of it is answered: a node
+    /// that is just dying, is full, or refuses the proxy has then not seen any, and each can safely
+    /// be sent elsewhere.
+    fn shake_hands(&mut self, handshake: &Handshake) {
+        if let Some(Credentials { username, password, .. }) = &handshake.credentials {
+            let username = username.as_ref().map(Secret::reveal);
+            match username {
+                Some(username) => self.say(Expect::Login, &[b"AUTH", username, password.reveal()]),
+                None => self.say(Expect::Login, &[b"AUTH", password.reveal()]),
+            }
+        }
+        match self.purpose {
+            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. }) => {}
+            Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. }) => {
+                self.say(Expect::Hello, &[b"HELLO", b"3"]);
+            }
+            Purpose::Refresh => {
+                self.say(Expect::Hello, &[b"HELLO", b"2"]);
+                self.say(Expect::Epoch, &[b"CLUSTER", b"INFO"]);
+                self.say(Expect::Topology, &[b"CLUSTER", b"SLOTS"]);
+            }
+        }
+        if handshake.zone {
+            self.say(Expect::Zone, &[b"INFO", b"server"]);
+        }
+        if handshake.read_only {
+            self.say(Expect::Nothing, &[b"READONLY"]);
+        }
+        if self.pipeline.is_empty() {
+            self.say(Expect::Nothing, &[b"PING"]);
+        }
+        self.pipeline.close_gate();
+    }
+
+    fn say(&mut self, expect: Expect, words: &[&[u8]]) {
+        let mut command = Vec::new();
+        resp::encode::command(&mut command, words);
+        self.pipeline.push(expect, &command);
+    }
+}

@@ -1,0 +1,228 @@
+//! What was sent on one connection and whose reply comes next.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use crate::request::SubRequestId;
+
+/// The FIFO of one upstream connection, together with the bytes it has sent.
+///
+/// The bytes of a command stay in `window` until its reply has come, because a redirection or a
+/// lost connection may want them again. That costs no copy: they had to be put there to be sent.
+///
+/// ```text
+///            answered        sent, unanswered          to be sent
+/// window  [ ............ | cmd 1 | cmd 2 | cmd 3 | ASKING | cmd 4 ]
+///                        ^ base                  ^ written        ^ end
+/// queue                    [1, 2, 3, Asking, 4]
+/// ```
+#[derive(Debug, Default)]
+pub(crate) struct Pipeline {
+    window: Vec<u8>,
+    /// Where the bytes of the queue's front start.
+    base: usize,
+    /// What has been handed to the host. Invariant: `base <= written <= window.len()`.
+    written: usize,
+    /// Nothing behind it is written for the time being.
+    gate: Option<usize>,
+    queue: VecDeque<Sent>,
+}
+
+/// One command whose reply is still to come.
+#[derive(Debug)]
+struct Sent {
+    expect: Expect,
+    /// Length of the command in the window.
+    len: usize,
+}
+
+/// What to do with a reply.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Expect {
+    /// A reply from which there is nothing to learn: to ASKING, whose command has its own, or to
+    /// READONLY, which a primary or a standalone server may well refuse.
+    Nothing,
+    /// The reply to INFO, in which Valkey names its zone.
+    Zone,
+    /// The reply to AUTH.
+    Login,
+    /// The reply to HELLO, which says which version of Redis answers.
+    Hello,
+    /// The reply to CLUSTER INFO, which says how much the node has heard.
+    Epoch,
+    /// The reply to CLUSTER SLOTS.
+    Topology,
+    /// The reply to a client's command, or to a part of it.
+    Request(SubRequestId),
+}
+
+/// A command that has left the pipeline.
+#[derive(Debug)]
+pub(crate) struct Popped {
+    pub(crate) expect: Expect,
+    /// The command's bytes, valid until the next push: see [`Pipeline::bytes`].
+    pub(crate) range: Range<usize>,
+    /// Whether all of it had been handed to the host.
+    pub(crate) written: bool,
+}
+
+/// An emptied window with more room than this is freed rather than kept.
+const KEPT_CAPACITY: usize = 256 * 1024;
+
+impl Pipeline {
+    /// Appends a command; its reply is the next one after those already expected.
+    pub(crate) fn push(&mut self, expect: Expect, command: &[u8]) {
+        self.make_room(command.len());
+        self.window.extend_from_slice(command);
+        self.queue.push_back(Sent { expect, len: command.len() });
+    }
+
+    /// Takes the oldest command out, because its reply has come or never will.
+    pub(crate) fn pop(&mut self) -> Option<Popped> {
+        let Sent { expect, len } = self.queue.pop_front()?;
+        let range = self.base..self.base.saturating_add(len);
+        self.base = range.end;
+        let written = range.end <= self.written;
+        Some(Popped { expect, range, written })
+    }
+
+    /// The bytes of a command just popped.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.window.get(range).unwrap_or_default()
+    }
+
+    /// Lets nothing be written, until [`Self::open_gate`], that is not there yet.
+    pub(crate) fn close_gate(&mut self) {
+        self.gate = Some(self.window.len());
+    }
+
+    /// Lets everything be written. Returns whether it could not before.
+    pub(crate) fn open_gate(&mut self) -> bool {
+        self.gate.take().is_some()
+    }
+
+    /// Whether the next reply is to something before the gate.
+    pub(crate) fn is_before_gate(&self) -> bool {
+        self.gate.is_some_and(|gate| self.base < gate)
+    }
+
+    /// Whether there is something for [`Self::take_unwritten`].
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.written < self.writable()
+    }
+
+    /// What is to be handed to the host now; counts as written from then on.
+    pub(crate) fn take_unwritten(&mut self) -> &[u8] {
+        let start = self.written.max(self.base);
+        self.written = self.writable();
+        self.window.get(start..self.written).unwrap_or_default()
+    }
+
+    /// Whether no reply is expected.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Commands whose reply is still to come.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Bytes of commands without a reply.
+    pub(crate) fn unanswered_bytes(&self) -> usize {
+        self.window.len().saturating_sub(self.base)
+    }
+
+    /// Where the bytes end that may be written.
+    fn writable(&self) -> usize {
+        self.gate.unwrap_or(self.window.len())
+    }
+
+    /// Forgets answered bytes: all of them when nothing else is left, else when they are at least
+    /// as many as those that have to be moved.
+    fn make_room(&mut self, wanted: usize) {
+        if self.base == self.window.len() && self.written == self.base {
+            self.window.clear();
+            if self.window.capacity() > KEPT_CAPACITY {
+                self.window = Vec::new();
+            }
+        } else if self.window.capacity().saturating_sub(self.window.len()) < wanted
+            && self.base >= self.window.len() / 2
+        {
+            self.window.drain(..self.base);
+        } else {
+            return;
+        }
+        self.written = self.written.saturating_sub(self.base);
+        self.gate = self.gate.map(|gate| gate.saturating_sub(self.base));
+        self.base = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pop(pipeline: &mut Pipeline) -> (Vec<u8>, bool) {
+        let popped = pipeline.pop().unwrap();
+        (pipeline.bytes(popped.range).to_vec(), popped.written)
+    }
+
+    #[test]
+    fn commands_come_back_in_order_with_their_bytes() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(Expect::Hello, b"hello");
+        assert_eq!(pipeline.take_unwritten(), b"hello");
+        pipeline.push(Expect::Nothing, b"asking");
+        assert_eq!(pop(&mut pipeline), (b"hello".to_vec(), true));
+        assert_eq!(pop(&mut pipeline), (b"asking".to_vec(), false));
+        assert!(pipeline.pop().is_none());
+    }
+
+    #[test]
+    fn only_what_is_new_is_written() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(Expect::Nothing, b"one");
+        assert_eq!(pipeline.take_unwritten(), b"one");
+        assert!(!pipeline.has_unwritten());
+        pipeline.push(Expect::Nothing, b"two");
+        pop(&mut pipeline);
+        assert_eq!(pipeline.take_unwritten(), b"two");
+        pop(&mut pipeline);
+        pipeline.push(Expect::Nothing, b"three");
+        assert_eq!(pipeline.take_unwritten(), b"three");
+    }
+
+    #[test]
+    fn nothing_behind_the_gate_is_written_before_it_opens() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(Expect::Hello, b"hello");
+        pipeline.close_gate();
+        pipeline.push(Expect::Nothing, b"command");
+        assert_eq!(pipeline.take_unwritten(), b"hello");
+        assert!(!pipeline.has_unwritten());
+        assert!(pipeline.is_before_gate());
+        pop(&mut pipeline);
+        assert!(!pipeline.is_before_gate());
+        assert!(pipeline.open_gate());
+        assert!(!pipeline.open_gate());
+        assert_eq!(pipeline.take_unwritten(), b"command");
+    }
+
+    #[test]
+    fn answered_bytes_are_forgotten_however_long_the_pipeline_runs() {
+        let mut pipeline = Pipeline::default();
+        let command = [b'x'; 100];
+        for _ in 0..10 {
+            pipeline.push(Expect::Nothing, &command);
+        }
+        // The pipeline is never empty.
+        for _ in 0..10_000 {
+            pipeline.push(Expect::Nothing, &command);
+            pipeline.take_unwritten();
+            assert_eq!(pop(&mut pipeline), (command.to_vec(), true));
+            assert_eq!(pipeline.unanswered_bytes(), 1000);
+        }
+        assert!(pipeline.window.capacity() < 10_000, "{}", pipeline.window.capacity());
+    }
+}

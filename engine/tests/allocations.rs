@@ -1,0 +1,104 @@
+//! What the proxy allocates for a command: nothing, once it is warm.
+//!
+//! A binary of its own, because it counts by means of the global allocator.
+
+#[path = "support/counting.rs"]
+mod counting;
+
+use counting::allocated;
+use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
+
+/// A proxy with one client and one node that owns every slot.
+struct Pair {
+    proxy: Proxy,
+    session: SessionId,
+    node: ConnectionId,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let config = br#"{"settings": {"op_timeout": "1s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
+            "clusters": {"c": {"seeds": ["node:1"]}}}"#;
+        let now = Instant::from_nanos(1);
+        let mut proxy = Proxy::new(Config::from_json(config).unwrap(), 1);
+        let session = proxy.handle_downstream_open(now);
+        let asking = opened(&mut proxy);
+        proxy.handle_upstream_open(asking);
+        drain(&mut proxy);
+        let topology = b"*0\r\n+epoch\r\n*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$4\r\nnode\r\n:1\r\n";
+        proxy.handle_upstream_data(asking, topology, now);
+        drain(&mut proxy);
+        proxy.handle_downstream_data(session, b"PING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n", now);
+        let node = opened(&mut proxy);
+        proxy.handle_upstream_open(node);
+        proxy.handle_upstream_data(node, b"+PONG\r\n$-1\r\n", now);
+        drain(&mut proxy);
+        Self { proxy, session, node, now }
+    }
+
+    /// The client sends `commands`, the node answers with `replies`.
+    fn exchange(&mut self, commands: &[u8], replies: &[u8]) {
+        self.proxy.handle_downstream_data(self.session, commands, self.now);
+        assert_eq!(drain(&mut self.proxy), (commands.len(), 0));
+        self.proxy.handle_upstream_data(self.node, replies, self.now);
+        assert_eq!(drain(&mut self.proxy), (0, replies.len()));
+        assert!(self.proxy.poll_timeout().is_some());
+    }
+
+    /// Fails if the same exchange allocates when it comes again.
+    fn allocates_nothing(&mut self, commands: &[u8], replies: &[u8]) {
+        for _ in 0..10 {
+            self.exchange(commands, replies);
+        }
+        let bytes = allocated(|| {
+            for _ in 0..1000 {
+                self.exchange(commands, replies);
+            }
+        });
+        assert_eq!(bytes, 0);
+    }
+}
+
+#[test]
+fn a_get_allocates_nothing() {
+    let get = b"*2\r\n$3\r\nGET\r\n$5\r\nkey:1\r\n";
+    Pair::new().allocates_nothing(get, b"$5\r\nvalue\r\n");
+}
+
+#[test]
+fn a_set_of_a_kilobyte_allocates_nothing() {
+    let set = [&b"*3\r\n$3\r\nSET\r\n$5\r\nkey:1\r\n$1000\r\n"[..], &[b'x'; 1000], b"\r\n"];
+    Pair::new().allocates_nothing(&set.concat(), b"+OK\r\n");
+}
+
+#[test]
+fn a_pipeline_of_64_allocates_nothing() {
+    let get = b"*2\r\n$3\r\nGET\r\n$5\r\nkey:1\r\n";
+    Pair::new().allocates_nothing(&get.repeat(64), &b"$5\r\nvalue\r\n".repeat(64));
+}
+
+/// Does nothing that the proxy wants but counts the bytes that go up and down.
+fn drain(proxy: &mut Proxy) -> (usize, usize) {
+    let (mut up, mut down) = (0, 0);
+    while let Some(output) = proxy.poll_output() {
+        match output {
+            Output::WriteUpstream { bytes, .. } => up += bytes.len(),
+            Output::WriteDownstream { bytes, .. } => down += bytes.len(),
+            _ => {}
+        }
+    }
+    (up, down)
+}
+
+/// The connection that the proxy wants opened.
+fn opened(proxy: &mut Proxy) -> ConnectionId {
+    let mut opened = None;
+    while let Some(output) = proxy.poll_output() {
+        if let Output::OpenUpstream { connection, .. } = output {
+            opened = Some(connection);
+        }
+    }
+    opened.expect("a connection was wanted")
+}

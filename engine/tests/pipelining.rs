@@ -1,0 +1,174 @@
+//! Replies go to the client that asked, in the order in which it asked.
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Driver, Health, OP_TIMEOUT, each_chunking, encode};
+
+#[test]
+fn a_client_reads_and_writes_every_shard_through_one_connection() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            assert_eq!(driver.ask(client, &format!("SET {key} value-of-{key}")), "+OK ");
+        }
+        for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+            let value = format!("$10 value-of-{key} ");
+            assert_eq!(driver.ask(client, &format!("GET {key}")), value);
+        }
+        let owners: std::collections::BTreeSet<_> =
+            ["a", "b", "c", "d"].iter().map(|key| driver.cluster.owner(key)).collect();
+        assert_eq!(owners.len(), 3, "the keys are spread over the three nodes");
+        assert_eq!(driver.proxy.stats().redirect_moved, 0, "every command went to its owner");
+    });
+}
+
+#[test]
+fn replies_leave_in_request_order_whatever_order_nodes_answer_in() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        for key in ["a", "b", "c"] {
+            driver.ask(client, &format!("SET {key} {key}"));
+        }
+        let slowest = driver.cluster.owner("a");
+        driver.cluster.set_health(&slowest, Health::Silent);
+        let mut pipeline = encode("GET a");
+        for command in ["GET b", "GET c", "PING", "NOSUCHCOMMAND", "GET b"] {
+            pipeline.extend(encode(command));
+        }
+        driver.send(client, pipeline);
+        assert_eq!(driver.received(client), "", "the first reply is not there yet");
+        driver.cluster.set_health(&slowest, Health::Well);
+        driver.settle();
+        assert_eq!(
+            driver.received(client),
+            "$1 a $1 b $1 c +PONG \
+             -ERR unknown command 'NOSUCHCOMMAND', with args beginning with:  $1 b "
+        );
+        assert_eq!(driver.proxy.requests(), 0);
+    });
+}
+
+#[test]
+fn clients_share_a_connection_and_each_gets_its_own_replies() {
+    each_chunking(|mut driver| {
+        let clients: Vec<_> = (0..20).map(|_| driver.connect()).collect();
+        for (number, client) in clients.iter().enumerate() {
+            driver.send_unsettled(*client, encode(&format!("SET key-{number} {number}")));
+            driver.send_unsettled(*client, encode(&format!("GET key-{number}")));
+        }
+        driver.settle();
+        for (number, client) in clients.iter().enumerate() {
+            let digits = number.to_string().len();
+            assert_eq!(driver.received(*client), format!("+OK ${digits} {number} "));
+        }
+        for node in ["node-0:1", "node-1:1", "node-2:1"] {
+            assert_eq!(driver.connections(node), 1);
+        }
+    });
+}
+
+#[test]
+fn everything_that_one_read_brings_for_a_node_leaves_in_one_write() {
+    let mut driver = Driver::new(support::Chunking::Whole);
+    let client = driver.connect();
+    driver.ask(client, "SET {t}1 x");
+    let owner = driver.cluster.owner("{t}");
+    let before = driver.writes[&owner];
+    let mut pipeline = Vec::new();
+    for _ in 0..100 {
+        pipeline.extend(encode("GET {t}1"));
+    }
+    driver.send(client, pipeline);
+    assert_eq!(driver.received(client), "$1 x ".repeat(100));
+    assert_eq!(driver.writes[&owner], before + 1);
+}
+
+#[test]
+fn what_a_client_is_owed_when_it_leaves_goes_to_nobody() {
+    each_chunking(|mut driver| {
+        let leaving = driver.connect();
+        let staying = driver.connect();
+        driver.ask(staying, "SET a secret");
+        driver.ask(staying, "SET {a}b mine");
+        let owner = driver.cluster.owner("a");
+        driver.cluster.set_health(&owner, Health::Silent);
+        driver.command(leaving, "GET a");
+        driver.command(staying, "GET {a}b");
+        driver.disconnect(leaving);
+        driver.cluster.set_health(&owner, Health::Well);
+        driver.settle();
+        assert_eq!(driver.received(staying), "$4 mine ");
+        assert_eq!(driver.proxy.requests(), 0);
+        assert_eq!(driver.connections(&owner), 1);
+    });
+}
+
+#[test]
+fn a_command_whose_time_is_up_fails_alone_and_its_late_reply_is_dropped() {
+    each_chunking(|mut driver| {
+        let impatient = driver.connect();
+        let other = driver.connect();
+        driver.ask(other, "SET a 1");
+        driver.ask(other, "SET {a}b 2");
+        let owner = driver.cluster.owner("a");
+        driver.cluster.set_health(&owner, Health::Silent);
+        driver.command(impatient, "SET a 3");
+        driver.wait(OP_TIMEOUT - Duration::from_millis(100));
+        assert_eq!(driver.received(impatient), "");
+        driver.command(other, "GET {a}b");
+        driver.wait(Duration::from_millis(200));
+        assert_eq!(
+            driver.received(impatient),
+            "-TIMEOUT no reply to the command within 2s; it may have been executed "
+        );
+        assert_eq!(driver.received(other), "", "its own time is not up");
+        driver.cluster.set_health(&owner, Health::Well);
+        driver.settle();
+        assert_eq!(driver.received(other), "$1 2 ");
+        assert_eq!(driver.received(impatient), "");
+        assert_eq!(driver.ask(impatient, "GET a"), "$1 3 ");
+        assert_eq!(driver.opened[&owner], 1 + opened_for_topology(&driver, &owner));
+    });
+}
+
+#[test]
+fn a_client_that_sends_far_ahead_is_paused_until_it_has_been_answered() {
+    let mut driver = Driver::with(support::Chunking::Whole, |config| {
+        config.limits.session_requests = 100;
+    });
+    let client = driver.connect();
+    driver.ask(client, "SET a 1");
+    let owner = driver.cluster.owner("a");
+    driver.cluster.set_health(&owner, Health::Silent);
+    let value = "x".repeat(1000);
+    let mut expected = String::new();
+    for number in 0..3000 {
+        driver.send_unsettled(client, encode(&format!("SET {{a}}{number} {value}")));
+        driver.send_unsettled(client, encode(&format!("EXISTS {{a}}{number}")));
+        expected.push_str("+OK :1 ");
+    }
+    driver.settle();
+    assert!(driver.is_paused(client));
+    assert_eq!(driver.proxy.requests(), 100);
+    driver.cluster.set_health(&owner, Health::Well);
+    driver.settle();
+    assert!(!driver.is_paused(client));
+    assert_eq!(driver.received(client), expected);
+}
+
+#[test]
+fn commands_may_be_cut_anywhere_and_mixed_with_inline_ones() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver
+            .send(client, b"SET \"a b\" '1 2'\r\n*2\r\n$3\r\nget\r\n$3\r\na b\r\n\r\n*0\r\nping\n");
+        assert_eq!(driver.received(client), "+OK $3 1 2 +PONG ");
+    });
+}
+
+fn opened_for_topology(driver: &Driver, address: &str) -> usize {
+    // Every topology is read over a connection of its own.
+    driver.opened[address] - driver.connections(address)
+}

@@ -1,0 +1,181 @@
+//! Several clusters, and mirrors.
+
+mod support;
+
+use std::time::Duration;
+
+use slotmesh_engine::Config;
+use slotmesh_engine::config::{ClusterKind, Credentials, Fraction, Mirror, Route, Secret};
+use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, encode};
+
+/// A configuration with a standalone server named `other` beside the cluster.
+fn with_other(config: &mut Config) -> usize {
+    let other = another_cluster(config, "other", "other-0:1");
+    config.clusters[other].kind = ClusterKind::Standalone;
+    other
+}
+
+/// A driver whose mirror is the standalone server.
+fn mirrored(change: impl FnOnce(&mut Mirror)) -> Driver {
+    Driver::with(Chunking::Whole, |config| {
+        let cluster = with_other(config);
+        let fraction = Fraction::ALL;
+        let mut mirror =
+            Mirror { cluster, exclude_read_commands: true, fraction, draw_per_command: false };
+        change(&mut mirror);
+        config.routes.catch_all.as_mut().unwrap().mirrors.push(mirror);
+    })
+}
+
+#[test]
+fn keys_go_to_the_cluster_of_their_prefix() {
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        let cluster = with_other(config);
+        let route = config.routes.catch_all.clone().unwrap();
+        config.routes.prefixes.push(Route {
+            prefix: b"o:".to_vec(),
+            remove_prefix: true,
+            cluster,
+            ..route
+        });
+    });
+    let client = driver.connect();
+    assert_eq!(driver.ask(client, "MSET a 1 o:b 2 o:c 3 d 4"), "+OK ");
+    assert_eq!(driver.ask(client, "MGET o:c d a o:b"), "*4 $1 3 $1 4 $1 1 $1 2 ");
+    assert_eq!(driver.other.executed, ["other-0:1: MSET b 2 c 3", "other-0:1: MGET c b"]);
+    assert_eq!(driver.ask(client, "EXISTS o:b o:c a"), ":3 ");
+    assert!(driver.ask(client, "RENAME a o:b").starts_with("-CROSSSLOT"));
+    assert!(driver.ask(client, "RENAME o:b o:c").starts_with("-ERR the fake node"), "it was sent");
+}
+
+#[test]
+fn every_write_is_copied_to_the_mirror_and_no_read() {
+    let mut driver = mirrored(|_| {});
+    let client = driver.connect();
+    let commands = ["SET a 1", "GET a", "MSET a 2 b 3", "APPEND b 4", "MGET a b", "DEL a b c"];
+    for command in commands {
+        driver.ask(client, command);
+    }
+    let copies = ["SET a 1", "MSET a 2 b 3", "APPEND b 4", "DEL a b c"];
+    assert_eq!(driver.other.executed, copies.map(|copy| format!("other-0:1: {copy}")));
+    assert_eq!(driver.proxy.stats().mirror_sent, 4);
+    assert_eq!(driver.proxy.requests(), 0);
+}
+
+#[test]
+fn reads_are_copied_too_unless_they_are_excluded() {
+    let mut driver = mirrored(|mirror| mirror.exclude_read_commands = false);
+    let client = driver.connect();
+    driver.ask(client, "GET a");
+    assert_eq!(driver.other.executed, ["other-0:1: GET a"]);
+}
+
+#[test]
+fn a_sample_holds_all_writes_of_its_keys_and_none_of_others() {
+    let mut driver = mirrored(|mirror| {
+        mirror.fraction = Fraction { numerator: 50, denominator: 100 };
+    });
+    let client = driver.connect();
+    for round in 0..3 {
+        for key in 0..100 {
+            driver.ask(client, &format!("APPEND key:{key} {round}"));
+        }
+    }
+    let copied = (0..100).filter(|key| driver.other.value(&format!("key:{key}")).is_some());
+    let copied: Vec<_> = copied.collect();
+    assert!((30..70).contains(&copied.len()), "{} keys", copied.len());
+    for key in copied {
+        assert_eq!(driver.other.value(&format!("key:{key}")).unwrap(), "012");
+    }
+}
+
+#[test]
+fn a_mirror_that_stalls_dies_or_lies_changes_nothing_for_clients() {
+    let mut driver = mirrored(|_| {});
+    let client = driver.connect();
+    driver.ask(client, "SET a 1");
+    for health in [Health::Silent, Health::Refusing, Health::Unreachable] {
+        driver.other.set_health("other-0:1", health);
+        driver.cut("other-0:1");
+        for _ in 0..100 {
+            assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
+        }
+        driver.wait(OP_TIMEOUT * 4);
+        assert_eq!(driver.proxy.requests(), 0, "copies are given up in time");
+    }
+    assert_eq!(driver.received(client), "");
+    driver.other.set_health("other-0:1", Health::Well);
+    driver.other.errors.insert("other-0:1".to_owned(), "OOM no room".to_owned());
+    driver.wait(Duration::from_secs(2));
+    for _ in 0..10 {
+        assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
+    }
+    assert_eq!(driver.proxy.stats().mirror_error, 10);
+    assert!(driver.proxy.stats().mirror_timeout >= 200);
+    driver.inject("other-0:1", b"*3\r\n$1000000\r\n+garbage\r\n");
+    assert_eq!(driver.ask(client, "GET a"), "$1 1 ");
+}
+
+#[test]
+fn what_waits_for_a_mirror_is_bounded_and_the_rest_is_dropped_and_counted() {
+    let mut driver = mirrored(|_| {});
+    let client = driver.connect();
+    driver.ask(client, "SET a 1");
+    driver.other.set_health("other-0:1", Health::Silent);
+    let value = "x".repeat(1024 * 1024);
+    for _ in 0..40 {
+        driver.send(client, encode(&format!("SET a {value}")));
+    }
+    assert_eq!(driver.received(client), "+OK ".repeat(40));
+    let stats = driver.proxy.stats();
+    assert!((14..=16).contains(&(stats.mirror_sent - 1)), "{}", stats.mirror_sent);
+    assert_eq!(stats.mirror_sent - 1 + stats.mirror_dropped_overflow, 40);
+    // When their time is up they still lie in the connection, so nothing more is sent there.
+    driver.wait(OP_TIMEOUT);
+    driver.send(client, encode(&format!("SET a {value}")));
+    assert_eq!(driver.proxy.stats().mirror_dropped_overflow, stats.mirror_dropped_overflow + 1);
+}
+
+#[test]
+fn the_mirror_may_be_a_cluster_that_splits_what_is_copied() {
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        let cluster = another_cluster(config, "other", "other-0:1");
+        let fraction = Fraction::ALL;
+        let mirror =
+            Mirror { cluster, exclude_read_commands: true, fraction, draw_per_command: false };
+        config.routes.catch_all.as_mut().unwrap().mirrors.push(mirror);
+    });
+    driver.other = support::FakeCluster::named("other", 3);
+    let client = driver.connect();
+    driver.ask(client, "MSET a 1 b 2 c 3");
+    for (key, value) in [("a", "1"), ("b", "2"), ("c", "3")] {
+        assert_eq!(driver.other.value(key).unwrap(), value);
+    }
+}
+
+#[test]
+fn the_proxy_logs_in_where_it_has_to() {
+    let password = |secret: &str| Credentials {
+        address: None,
+        username: None,
+        password: Secret::new(secret.as_bytes()),
+    };
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        config.clusters[0].credentials = vec![password("sesame")];
+    });
+    driver.cluster.password = Some("sesame".to_owned());
+    let client = driver.connect();
+    assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
+    assert!(driver.ask(client, "HELLO 3").starts_with("%7"));
+    assert_eq!(driver.ask(client, "GET a"), "$1 1 ");
+    driver.cluster.password = Some("changed".to_owned());
+    for node in ["node-0:1", "node-1:1", "node-2:1"] {
+        driver.cut(node);
+    }
+    driver.command(client, "GET a");
+    driver.wait(OP_TIMEOUT);
+    let error = driver.received(client);
+    assert!(error.starts_with("-NOAUTH node-"), "{error}");
+    assert!(error.contains("WRONGPASS invalid password"), "{error}");
+    assert!(!format!("{error} {:?}", driver.log).contains("sesame"));
+}

@@ -1,0 +1,351 @@
+//! A driver with a virtual clock, and a model of a Redis Cluster for it to talk to.
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+
+pub mod metrics;
+pub mod redis;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
+
+pub use metrics::Metrics;
+pub use redis::{FakeCluster, Health};
+
+/// How bytes reach the proxy. Every scenario must come out the same either way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chunking {
+    Whole,
+    ByteByByte,
+}
+
+/// Runs a scenario under both ways of cutting bytes.
+pub fn each_chunking(scenario: impl Fn(Driver)) {
+    for chunking in [Chunking::Whole, Chunking::ByteByByte] {
+        eprintln!("chunking: {chunking:?}");
+        scenario(Driver::new(chunking));
+    }
+}
+
+/// Stands between the proxy, its clients and its nodes, as the filter does.
+pub struct Driver {
+    pub proxy: Proxy,
+    pub cluster: FakeCluster,
+    /// Another Redis, for routes and mirrors.
+    pub other: FakeCluster,
+    pub now: Instant,
+    pub chunking: Chunking,
+    pub log: Vec<String>,
+    /// Writes to nodes so far, by address.
+    pub writes: BTreeMap<String, usize>,
+    /// Connections opened so far, by address.
+    pub opened: BTreeMap<String, usize>,
+    /// What the proxy has reported of what it counts.
+    pub metrics: Metrics,
+    clients: Vec<Client>,
+    links: Vec<Link>,
+}
+
+/// What a client has got.
+#[derive(Default)]
+struct Client {
+    session: Option<SessionId>,
+    received: Vec<u8>,
+    closed: bool,
+    paused: bool,
+    unread: Vec<u8>,
+}
+
+/// A connection to a node, seen from between.
+struct Link {
+    connection: ConnectionId,
+    address: String,
+    established: bool,
+    peer: redis::Peer,
+}
+
+/// Names a client of the driver.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientId(usize);
+
+pub const OP_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Driver {
+    pub fn new(chunking: Chunking) -> Self {
+        Self::with(chunking, |_| {})
+    }
+
+    /// A driver whose proxy has a changed configuration.
+    pub fn with(chunking: Chunking, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::from_json(
+            br#"{"settings": {"op_timeout": "2s"},
+                "prefix_routes": {"catch_all_route": {"cluster": "main"}},
+                "clusters": {"main": {"seeds": ["node-0:1", "node-1:1"]}}}"#,
+        )
+        .unwrap();
+        change(&mut config);
+        Self {
+            proxy: Proxy::new(config, 1),
+            cluster: FakeCluster::new(3),
+            other: FakeCluster::standalone("other"),
+            now: Instant::from_nanos(1_000_000_000),
+            chunking,
+            log: Vec::new(),
+            writes: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            metrics: Metrics::default(),
+            clients: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
+    pub fn connect(&mut self) -> ClientId {
+        let session = self.proxy.handle_downstream_open(self.now);
+        self.clients.push(Client { session: Some(session), ..Client::default() });
+        self.settle();
+        ClientId(self.clients.len() - 1)
+    }
+
+    pub fn disconnect(&mut self, client: ClientId) {
+        let session = self.clients[client.0].session.take().unwrap();
+        self.proxy.handle_downstream_close(session);
+        self.settle();
+    }
+
+    /// The client sends bytes; everything happens that takes no time.
+    pub fn send(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
+        self.send_unsettled(client, bytes);
+        self.settle();
+    }
+
+    /// The client sends bytes; nodes have not answered yet.
+    pub fn send_unsettled(&mut self, client: ClientId, bytes: impl AsRef<[u8]>) {
+        for chunk in cut(self.chunking, bytes.as_ref()) {
+            let client = &mut self.clients[client.0];
+            let Some(session) = client.session else { return };
+            if client.paused {
+                client.unread.extend_from_slice(chunk);
+            } else {
+                self.proxy.handle_downstream_data(session, chunk, self.now);
+                self.obey();
+            }
+        }
+    }
+
+    /// The client sends a command of bulk strings.
+    pub fn command(&mut self, client: ClientId, words: &str) {
+        self.send(client, encode(words));
+    }
+
+    /// What the client has received since it was last asked, printable.
+    pub fn received(&mut self, client: ClientId) -> String {
+        let received = std::mem::take(&mut self.clients[client.0].received);
+        String::from_utf8_lossy(&received).replace("\r\n", " ")
+    }
+
+    /// Sends a command and returns what comes back without time passing.
+    pub fn ask(&mut self, client: ClientId, words: &str) -> String {
+        self.command(client, words);
+        self.received(client)
+    }
+
+    pub fn is_closed(&self, client: ClientId) -> bool {
+        self.clients[client.0].closed
+    }
+
+    pub fn is_paused(&self, client: ClientId) -> bool {
+        self.clients[client.0].paused
+    }
+
+    /// Lets time pass, stopping at every timeout on the way.
+    pub fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(next) = self.proxy.poll_timeout().filter(|next| *next <= end) {
+            self.now = next.max(self.now);
+            self.proxy.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+        self.settle();
+    }
+
+    /// Cuts every connection to a node, as when its process dies.
+    pub fn cut(&mut self, address: &str) {
+        let links = std::mem::take(&mut self.links);
+        for link in links {
+            if link.address == address {
+                self.proxy.handle_upstream_close(link.connection, "reset by the test", self.now);
+            } else {
+                self.links.push(link);
+            }
+        }
+        self.settle();
+    }
+
+    /// A node sends bytes that nobody asked for on all of its connections.
+    pub fn inject(&mut self, address: &str, bytes: &[u8]) {
+        for link in self.links.iter_mut().filter(|link| link.address == address) {
+            link.peer.output.extend_from_slice(bytes);
+        }
+        self.settle();
+    }
+
+    /// Topologies that the proxy has installed.
+    pub fn refreshes(&self) -> u64 {
+        self.proxy.stats().topology_refresh_success
+    }
+
+    /// How many connections there are to a node.
+    pub fn connections(&self, address: &str) -> usize {
+        self.links.iter().filter(|link| link.address == address).count()
+    }
+
+    /// Everything happens that takes no time.
+    pub fn settle(&mut self) {
+        self.obey();
+        for _ in 0..10_000 {
+            let progress = self.establish() | self.exchange();
+            self.obey();
+            if !progress {
+                return;
+            }
+        }
+        panic!("proxy and nodes keep each other busy for ever");
+    }
+
+    /// Nodes accept or refuse the connections opened since.
+    fn establish(&mut self) -> bool {
+        let Some(at) = self.links.iter().position(|link| {
+            !link.established && self.health(&link.address) != Health::Unreachable
+        }) else {
+            return false;
+        };
+        let address = self.links[at].address.clone();
+        let connection = self.links[at].connection;
+        if self.health(&address) == Health::Refusing {
+            self.links.remove(at);
+            self.proxy.handle_upstream_close(connection, "connection refused", self.now);
+        } else {
+            self.links[at].established = true;
+            self.proxy.handle_upstream_open(connection);
+        }
+        true
+    }
+
+    fn health(&self, address: &str) -> Health {
+        let other = self.other.has(address);
+        if other { self.other.health(address) } else { self.cluster.health(address) }
+    }
+
+    /// Nodes execute what has arrived and their replies travel back.
+    fn exchange(&mut self) -> bool {
+        for link in &mut self.links {
+            let other = self.other.has(&link.address);
+            let cluster = if other { &mut self.other } else { &mut self.cluster };
+            let node_answers = cluster.health(&link.address) == Health::Well;
+            if node_answers {
+                cluster.execute(&link.address, &mut link.peer);
+                if !link.peer.output.is_empty() {
+                    let output = std::mem::take(&mut link.peer.output);
+                    let connection = link.connection;
+                    for chunk in cut(self.chunking, &output) {
+                        self.proxy.handle_upstream_data(connection, chunk, self.now);
+                        self.obey();
+                    }
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Does what the proxy wants, until it wants nothing more.
+    fn obey(&mut self) {
+        let (mut resumed, mut report) = (Vec::new(), false);
+        while let Some(output) = self.proxy.poll_output() {
+            match output {
+                Output::OpenUpstream { connection, address, .. } => {
+                    let address = address.to_string();
+                    *self.opened.entry(address.clone()).or_default() += 1;
+                    let peer = redis::Peer::default();
+                    self.links.push(Link { connection, address, established: false, peer });
+                }
+                Output::WriteUpstream { connection, bytes } => {
+                    assert!(!bytes.is_empty(), "an empty write");
+                    let link = self.links.iter_mut().find(|link| link.connection == connection);
+                    let link = link.expect("a write to a connection that is there");
+                    assert!(link.established, "a write before the connection is established");
+                    link.peer.input.extend_from_slice(bytes);
+                    *self.writes.entry(link.address.clone()).or_default() += 1;
+                }
+                Output::CloseUpstream { connection } => {
+                    self.links.retain(|link| link.connection != connection);
+                }
+                Output::WriteDownstream { session, bytes } => {
+                    assert!(!bytes.is_empty(), "an empty write");
+                    let client = client_of(&mut self.clients, session);
+                    assert!(!client.closed, "a write after the close");
+                    client.received.extend_from_slice(bytes);
+                    if client.paused && !client.unread.is_empty() {
+                        resumed.push((session, std::mem::take(&mut client.unread)));
+                    }
+                }
+                Output::CloseDownstream { session } => {
+                    let client = client_of(&mut self.clients, session);
+                    client.closed = true;
+                    client.session = None;
+                    self.proxy.handle_downstream_close(session);
+                }
+                Output::PauseDownstream { session } => {
+                    client_of(&mut self.clients, session).paused = true;
+                }
+                Output::ResumeDownstream { session } => {
+                    let client = client_of(&mut self.clients, session);
+                    client.paused = false;
+                    resumed.push((session, std::mem::take(&mut client.unread)));
+                }
+                Output::ReportStats => report = true,
+                Output::Log { message, .. } => self.log.push(message),
+            }
+        }
+        if report {
+            self.metrics.take(&mut self.proxy);
+        }
+        if resumed.is_empty() {
+            return;
+        }
+        for (session, bytes) in resumed {
+            self.proxy.handle_downstream_data(session, &bytes, self.now);
+        }
+        self.obey();
+    }
+}
+
+/// A cluster of the configuration, like the first but for its name and seed.
+pub fn another_cluster(config: &mut Config, name: &str, seed: &str) -> usize {
+    let mut cluster = config.clusters[0].clone();
+    cluster.name = name.to_owned();
+    cluster.seeds = vec![slotmesh_engine::Address::parse(seed).unwrap()];
+    config.clusters.push(cluster);
+    config.clusters.len() - 1
+}
+
+/// A command of the words between spaces.
+pub fn encode(words: &str) -> Vec<u8> {
+    let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
+    let mut bytes = Vec::new();
+    slotmesh_engine::resp::encode::command(&mut bytes, &words);
+    bytes
+}
+
+fn cut(chunking: Chunking, bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let size = match chunking {
+        Chunking::Whole => bytes.len().max(1),
+        Chunking::ByteByByte => 1,
+    };
+    bytes.chunks(size)
+}
+
+fn client_of(clients: &mut [Client], session: SessionId) -> &mut Client {
+    clients.iter_mut().find(|client| client.session == Some(session)).expect("a known session")
+}

@@ -1,0 +1,338 @@
+//! A model of a Redis Cluster: enough commands to see where they went and what they did.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use slotmesh_engine::Slot;
+use slotmesh_engine::resp::{Limits, Parsed, Protocol, RequestFrame, RequestParser, encode};
+
+/// What a node does with connections.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Health {
+    /// Accepts and answers.
+    Well,
+    /// Accepts and keeps what it gets for later.
+    Silent,
+    /// Refuses connections.
+    Refusing,
+    /// Neither accepts nor refuses.
+    Unreachable,
+}
+
+/// A node's end of a connection.
+#[derive(Default)]
+pub struct Peer {
+    pub input: Vec<u8>,
+    pub output: Vec<u8>,
+    protocol: Protocol,
+    asking: bool,
+    readonly: bool,
+    authenticated: bool,
+}
+
+/// Nodes `node-0:1`, `node-1:1`, ... that share the slots evenly.
+pub struct FakeCluster {
+    /// Replicas and their primaries, as indices into `nodes`. They have what their primary has.
+    pub replicas: BTreeMap<usize, usize>,
+    /// Nodes, by address, that have too many clients.
+    pub full: BTreeSet<String>,
+    /// What AUTH has to say before anything else is answered.
+    pub password: Option<String>,
+    /// What INFO says of some nodes' zones, by address.
+    pub zones: BTreeMap<String, String>,
+    /// Every command needs no slot to be served here, and there is no topology.
+    pub standalone: bool,
+    /// The owner of each slot, as an index into `nodes`.
+    pub owners: Vec<usize>,
+    /// Slots on their way, to the node that imports them.
+    pub migrating: BTreeMap<u16, usize>,
+    /// Errors that a node answers to whatever comes, by address.
+    pub errors: BTreeMap<String, String>,
+    /// An error that the next command gets, whichever node it reaches.
+    pub refuse_once: Option<String>,
+    /// Every command but the connections' own, as `address: words`.
+    pub executed: Vec<String>,
+    /// Who some nodes, by address, still believe to own the slots.
+    pub stale: BTreeMap<String, Vec<usize>>,
+    /// What HELLO reports.
+    pub version: String,
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    address: String,
+    health: Health,
+    data: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl FakeCluster {
+    pub fn new(primaries: usize) -> Self {
+        Self::named("node", primaries)
+    }
+
+    /// One server that is no cluster.
+    pub fn standalone(name: &str) -> Self {
+        Self { standalone: true, ..Self::named(name, 1) }
+    }
+
+    /// Nodes with another name than `node`.
+    pub fn named(name: &str, primaries: usize) -> Self {
+        let owners = (0..16_384).map(|slot| slot * primaries / 16_384).collect();
+        let nodes = (0..primaries).map(|index| Node::new(format!("{name}-{index}:1"))).collect();
+        Self {
+            replicas: BTreeMap::new(),
+            full: BTreeSet::new(),
+            password: None,
+            zones: BTreeMap::new(),
+            standalone: false,
+            owners,
+            migrating: BTreeMap::new(),
+            errors: BTreeMap::new(),
+            refuse_once: None,
+            executed: Vec::new(),
+            stale: BTreeMap::new(),
+            version: "7.0.15".to_owned(),
+            nodes,
+        }
+    }
+
+    /// Adds a node without slots; returns its index.
+    pub fn add_node(&mut self, address: &str) -> usize {
+        self.nodes.push(Node::new(address.to_owned()));
+        self.nodes.len() - 1
+    }
+
+    /// Adds a replica of the node at index `primary`; returns its address.
+    pub fn add_replica(&mut self, primary: usize, address: &str) {
+        let replica = self.add_node(address);
+        self.replicas.insert(replica, primary);
+    }
+
+    /// Whether a node of this address belongs to the cluster.
+    pub fn has(&self, address: &str) -> bool {
+        self.nodes.iter().any(|node| node.address == address)
+    }
+
+    /// The address of the node that owns a key.
+    pub fn owner(&self, key: &str) -> String {
+        self.nodes[self.owners[slot(key.as_bytes())]].address.clone()
+    }
+
+    /// Moves a key's slot with its data.
+    pub fn move_slot(&mut self, key: &str, to: usize) {
+        let slot = slot(key.as_bytes());
+        let from = std::mem::replace(&mut self.owners[slot], to);
+        let data = std::mem::take(&mut self.nodes[from].data);
+        for (key, value) in data {
+            let owner = if self::slot(&key) == slot { to } else { from };
+            self.nodes[owner].data.insert(key, value);
+        }
+    }
+
+    pub fn health(&self, address: &str) -> Health {
+        self.nodes
+            .iter()
+            .find(|node| node.address == address)
+            .map_or(Health::Refusing, |node| node.health)
+    }
+
+    pub fn set_health(&mut self, address: &str, health: Health) {
+        self.nodes.iter_mut().find(|node| node.address == address).unwrap().health = health;
+    }
+
+    pub fn set_all_healths(&mut self, health: Health) {
+        for node in &mut self.nodes {
+            node.health = health;
+        }
+    }
+
+    /// The value of a key, wherever it lies.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let value = self.nodes.iter().find_map(|node| node.data.get(key.as_bytes()))?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// Executes what has arrived on one connection.
+    pub fn execute(&mut self, address: &str, peer: &mut Peer) {
+        let Some(node) = self.nodes.iter().position(|node| node.address == address) else { return };
+        let mut parser = RequestParser::default();
+        let mut read = 0;
+        while let Some(rest) = peer.input.get(read..).filter(|rest| !rest.is_empty()) {
+            match parser.parse(rest, &Limits::default()).expect("the proxy sends commands") {
+                Parsed::Incomplete => break,
+                Parsed::Ignored { .. } => panic!("the proxy sends no empty commands"),
+                Parsed::Command { len } => {
+                    let rest = rest.to_vec();
+                    self.answer(node, peer, &parser.frame(&rest));
+                    read += len;
+                }
+            }
+        }
+        peer.input.drain(..read);
+    }
+
+    fn answer(&mut self, node: usize, peer: &mut Peer, frame: &RequestFrame<'_>) {
+        let words: Vec<_> = frame.args().map(|arg| String::from_utf8_lossy(arg)).collect();
+        let words = words.join(" ");
+        let name = frame.arg(0).unwrap().to_ascii_uppercase();
+        let asked = std::mem::take(&mut peer.asking);
+        if self.full.contains(&self.nodes[node].address) {
+            return encode::error(&mut peer.output, b"ERR max number of clients reached");
+        }
+        if let Some(password) = &self.password {
+            if name == b"AUTH" {
+                peer.authenticated = frame.args().last() == Some(password.as_bytes());
+                return match peer.authenticated {
+                    true => encode::simple(&mut peer.output, b"OK"),
+                    false => encode::error(&mut peer.output, b"WRONGPASS invalid password"),
+                };
+            }
+            if !peer.authenticated {
+                return encode::error(&mut peer.output, b"NOAUTH Authentication required.");
+            }
+        }
+        match &name[..] {
+            b"HELLO" => return self.answer_hello(peer, frame),
+            b"CLUSTER" if frame.arg(1) == Some(b"INFO") => {
+                let behind = self.stale.contains_key(&self.nodes[node].address);
+                let epoch = if behind { 1 } else { 2 };
+                let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
+                return encode::bulk(&mut peer.output, info.as_bytes());
+            }
+            b"CLUSTER" => return self.answer_slots(node, peer),
+            b"INFO" => {
+                let zone = self.zones.get(&self.nodes[node].address);
+                let info = zone.map(|zone| format!("# Server\r\navailability_zone:{zone}\r\n"));
+                return encode::bulk(&mut peer.output, info.unwrap_or_default().as_bytes());
+            }
+            b"PING" => return encode::simple(&mut peer.output, b"PONG"),
+            b"READONLY" => {
+                peer.readonly = true;
+                return encode::simple(&mut peer.output, b"OK");
+            }
+            b"ASKING" => {
+                peer.asking = true;
+                return encode::simple(&mut peer.output, b"OK");
+            }
+            _ => {}
+        }
+        self.executed.push(format!("{}: {words}", self.nodes[node].address));
+        if let Some(error) = self.errors.get(&self.nodes[node].address) {
+            return encode::error(&mut peer.output, error.as_bytes());
+        }
+        if let Some(error) = self.refuse_once.take() {
+            return encode::error(&mut peer.output, error.as_bytes());
+        }
+        let primary = self.replicas.get(&node).copied();
+        let reads = [&b"GET"[..], b"MGET", b"EXISTS"].contains(&&name[..]);
+        let served_here = primary.filter(|_| reads && peer.readonly).unwrap_or(node);
+        if let Some(redirection) = self.redirect(served_here, asked, frame) {
+            return encode::error(&mut peer.output, redirection.as_bytes());
+        }
+        self.nodes[served_here].run(&name, frame, peer);
+    }
+
+    /// MOVED or ASK, as a node that does not serve the first key would answer.
+    fn redirect(&self, node: usize, asked: bool, frame: &RequestFrame<'_>) -> Option<String> {
+        let key = frame.arg(1).filter(|_| !self.standalone)?;
+        let slot = slot(key);
+        let importer = self.migrating.get(&(slot as u16)).copied();
+        if importer == Some(node) && asked {
+            return None;
+        }
+        let owner = self.owners[slot];
+        if owner != node {
+            return Some(format!("MOVED {slot} {}", self.nodes[owner].address));
+        }
+        let importer = importer?;
+        let here = self.nodes[node].data.contains_key(key);
+        (!here).then(|| format!("ASK {slot} {}", self.nodes[importer].address))
+    }
+
+    fn answer_hello(&self, peer: &mut Peer, frame: &RequestFrame<'_>) {
+        let version = if frame.arg(1) == Some(b"3") { 3 } else { 2 };
+        peer.protocol = if version == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
+        encode::map_header(&mut peer.output, peer.protocol, 2);
+        encode::bulk(&mut peer.output, b"version");
+        encode::bulk(&mut peer.output, self.version.as_bytes());
+        encode::bulk(&mut peer.output, b"proto");
+        encode::integer(&mut peer.output, version);
+    }
+
+    fn answer_slots(&mut self, node: usize, peer: &mut Peer) {
+        let owners = self.stale.get(&self.nodes[node].address).unwrap_or(&self.owners);
+        let mut ranges: Vec<(usize, usize, usize)> = Vec::new();
+        for (slot, owner) in owners.iter().enumerate() {
+            match ranges.last_mut() {
+                Some((_, end, last)) if last == owner => *end = slot,
+                _ => ranges.push((slot, slot, *owner)),
+            }
+        }
+        encode::array_header(&mut peer.output, ranges.len());
+        for (start, end, owner) in ranges {
+            let (host, port) = self.nodes[owner].address.rsplit_once(':').unwrap();
+            let replicas = self.replicas.iter().filter(|(_, primary)| **primary == owner);
+            let mut nodes = vec![(host, port)];
+            nodes.extend(replicas.map(|(at, _)| self.nodes[*at].address.rsplit_once(':').unwrap()));
+            encode::array_header(&mut peer.output, 2 + nodes.len());
+            encode::integer(&mut peer.output, start as i64);
+            encode::integer(&mut peer.output, end as i64);
+            for (host, port) in nodes {
+                encode::array_header(&mut peer.output, 2);
+                encode::bulk(&mut peer.output, host.as_bytes());
+                encode::integer(&mut peer.output, port.parse().unwrap());
+            }
+        }
+    }
+}
+
+impl Node {
+    fn new(address: String) -> Self {
+        Self { address, health: Health::Well, data: BTreeMap::new() }
+    }
+
+    fn run(&mut self, name: &[u8], frame: &RequestFrame<'_>, peer: &mut Peer) {
+        let keys: Vec<_> = frame.args().skip(1).collect();
+        let out = &mut peer.output;
+        match name {
+            b"GET" => self.write_value(keys[0], peer.protocol, out),
+            b"SET" | b"MSET" => {
+                for pair in keys.chunks(2) {
+                    self.data.insert(pair[0].to_vec(), pair[1].to_vec());
+                }
+                encode::simple(out, b"OK");
+            }
+            b"APPEND" => {
+                let value = self.data.entry(keys[0].to_vec()).or_default();
+                value.extend_from_slice(keys[1]);
+                encode::integer(out, value.len() as i64);
+            }
+            b"MGET" => {
+                encode::array_header(out, keys.len());
+                for key in keys {
+                    self.write_value(key, peer.protocol, out);
+                }
+            }
+            b"DEL" | b"UNLINK" => {
+                let gone = keys.iter().filter(|key| self.data.remove(**key).is_some()).count();
+                encode::integer(out, gone as i64);
+            }
+            b"EXISTS" | b"TOUCH" => {
+                let there = keys.iter().filter(|key| self.data.contains_key(**key)).count();
+                encode::integer(out, there as i64);
+            }
+            b"COMMAND" => encode::array_header(out, 0),
+            _ => encode::error(out, b"ERR the fake node does not know this command"),
+        }
+    }
+
+    fn write_value(&self, key: &[u8], protocol: Protocol, out: &mut Vec<u8>) {
+        match self.data.get(key) {
+            Some(value) => encode::bulk(out, value),
+            None => encode::null(out, protocol),
+        }
+    }
+}
+
+fn slot(key: &[u8]) -> usize {
+    usize::from(Slot::of(key).number())
+}

@@ -1,0 +1,160 @@
+//! The host's functions in words: nothing here decides anything, nothing panics.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use slotmesh_engine::Instant;
+
+use crate::abi::{self, HostBytes};
+
+/// Log levels of the ABI.
+#[derive(Clone, Copy)]
+pub(crate) enum Level {
+    Info = 2,
+    Warn = 3,
+    Error = 4,
+}
+
+/// Buffers of the ABI that Slotmesh reads or changes.
+#[derive(Clone, Copy)]
+pub(crate) enum Buffer {
+    HttpRequestBody = 0,
+    HttpResponseBody = 1,
+    Downstream = 2,
+    GrpcReceive = 5,
+    PluginConfiguration = 7,
+}
+
+/// Kinds of metric of the ABI.
+#[derive(Clone, Copy)]
+pub(crate) enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 2,
+}
+
+/// A status other than "ok".
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HostError(u32);
+
+/// The stream between a client and the proxy, in [`abi::continue_stream`] and
+/// [`abi::close_stream`].
+const DOWNSTREAM: u32 = 2;
+
+pub(crate) fn log(level: Level, message: &str) {
+    abi::log(level, message);
+}
+
+pub(crate) fn now() -> Instant {
+    Instant::from_nanos(abi::monotonic_time())
+}
+
+pub(crate) fn random() -> u64 {
+    abi::random()
+}
+
+/// Asks for a tick of this root context every so many milliseconds; 0 for none.
+pub(crate) fn set_tick_period(milliseconds: u32) {
+    // Fails only for contexts that are gone.
+    let _ = abi::set_tick_period(milliseconds);
+}
+
+/// The first `size` bytes of `buffer`.
+pub(crate) fn read(buffer: Buffer, size: usize) -> Result<HostBytes, HostError> {
+    abi::get_buffer(buffer as u32, 0, size).map_err(HostError)
+}
+
+/// Puts `bytes` in the place of the first `size` bytes of `buffer`.
+pub(crate) fn replace_start(buffer: Buffer, size: usize, bytes: &[u8]) -> Result<(), HostError> {
+    check(abi::set_buffer(buffer as u32, 0, size, bytes))
+}
+
+/// Puts `bytes` behind all that `buffer` holds.
+pub(crate) fn append(buffer: Buffer, bytes: &[u8]) -> Result<(), HostError> {
+    check(abi::set_buffer(buffer as u32, usize::MAX, 0, bytes))
+}
+
+/// The value of a property, by its path.
+pub(crate) fn property(path: &[&str]) -> Result<HostBytes, HostError> {
+    abi::get_property(path.join("\0").as_bytes()).map_err(HostError)
+}
+
+/// The variables that `vm_config.environment_variables` gives this VM.
+pub(crate) fn environment() -> HashMap<Vec<u8>, Vec<u8>> {
+    abi::environment()
+        .into_iter()
+        .filter_map(|variable| {
+            let equals = variable.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = variable.split_at(equals);
+            Some((name.to_vec(), value.get(1..)?.to_vec()))
+        })
+        .collect()
+}
+
+/// Makes the calls that follow in this callback speak of `context`.
+pub(crate) fn set_effective_context(context: u32) -> Result<(), HostError> {
+    check(abi::set_effective_context(context))
+}
+
+/// Hands what is in the downstream buffer on to the next filter.
+pub(crate) fn resume_downstream() -> Result<(), HostError> {
+    check(abi::continue_stream(DOWNSTREAM))
+}
+
+/// Closes the client's connection after what was written to it has been sent.
+pub(crate) fn close_downstream() -> Result<(), HostError> {
+    check(abi::close_stream(DOWNSTREAM))
+}
+
+/// Opens a gRPC stream; returns its token.
+pub(crate) fn open_stream(
+    service: &[u8],
+    name: &str,
+    method: &str,
+    metadata: &[u8],
+) -> Result<u32, HostError> {
+    abi::grpc_stream(service, name.as_bytes(), method.as_bytes(), metadata).map_err(HostError)
+}
+
+pub(crate) fn send(token: u32, message: &[u8]) -> Result<(), HostError> {
+    check(abi::grpc_send(token, message))
+}
+
+/// Resets a stream; no event follows.
+pub(crate) fn cancel(token: u32) {
+    // Fails only for streams that are gone.
+    let _ = abi::grpc_cancel(token);
+}
+
+/// What the host says about the end of the stream whose callback is running.
+pub(crate) fn close_message() -> Option<String> {
+    let (_, message) = abi::get_status().ok()?;
+    (!message.is_empty()).then(|| String::from_utf8_lossy(&message).into_owned())
+}
+
+/// Defines a metric, or finds the one of this name; returns its id.
+pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, HostError> {
+    abi::define_metric(kind as u32, name).map_err(HostError)
+}
+
+/// Adds to a counter, or moves a gauge up or down.
+pub(crate) fn shift_metric(id: u32, by: i64) {
+    // Fails only for ids that were never defined.
+    let _ = abi::increment_metric(id, by);
+}
+
+/// Adds a value to a histogram.
+pub(crate) fn record_metric(id: u32, value: u64) {
+    // Fails only for ids that were never defined.
+    let _ = abi::record_metric(id, value);
+}
+
+fn check(status: u32) -> Result<(), HostError> {
+    if status == abi::STATUS_OK { Ok(()) } else { Err(HostError(status)) }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host status {}", self.0)
+    }
+}

@@ -1,0 +1,258 @@
+//! The plugins in this VM: routers and tunnels by their root context, and which of them an event is
+//! for.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use slotmesh_engine::{Config, ConnectionId, SessionId};
+
+use crate::host::{self, Buffer, Level};
+use crate::router::Router;
+use crate::tunnel::Tunnel;
+
+thread_local! {
+    static PLUGINS: RefCell<Plugins> = RefCell::default();
+    /// The tunnel of all streams. Apart, because in a VM that plays both roles it is entered from
+    /// within the router's sends.
+    static TUNNEL: RefCell<Tunnel> = RefCell::default();
+    /// Events that the host reported while another one was being handled.
+    static LATE: RefCell<VecDeque<Late>> = RefCell::default();
+}
+
+type Late = Box<dyn FnOnce(&mut Plugins)>;
+
+/// Everything that this VM holds.
+#[derive(Default)]
+struct Plugins {
+    /// Routers by their root context, once configured.
+    routers: IdMap<Router>,
+    /// Clients by their context.
+    clients: IdMap<Client>,
+    /// Connections to nodes by the token of their stream.
+    streams: IdMap<Stream>,
+}
+
+#[derive(Clone, Copy)]
+struct Client {
+    root: u32,
+    session: SessionId,
+}
+
+#[derive(Clone, Copy)]
+struct Stream {
+    root: u32,
+    connection: ConnectionId,
+}
+
+/// The tokens of one router's streams.
+pub(crate) struct Tokens<'a> {
+    root: u32,
+    streams: &'a mut IdMap<Stream>,
+}
+
+type IdMap<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
+
+/// Numbers that the host hands out one after the other need no hashing.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Tokens<'_> {
+    pub(crate) fn insert(&mut self, token: u32, connection: ConnectionId) {
+        self.streams.insert(token, Stream { root: self.root, connection });
+    }
+
+    pub(crate) fn remove(&mut self, token: u32) {
+        self.streams.remove(&token);
+    }
+}
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        // Spreads over the high bits as well, by which the map tells entries apart.
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Plugins {
+    /// Lets a router handle something, with the tokens of its streams at hand.
+    fn route<T>(
+        &mut self,
+        root: u32,
+        handle: impl FnOnce(&mut Router, &mut Tokens<'_>) -> T,
+    ) -> Option<T> {
+        let router = self.routers.get_mut(&root)?;
+        Some(handle(router, &mut Tokens { root, streams: &mut self.streams }))
+    }
+}
+
+/// Handles an event. A host may report one from within a call that another one's handling makes (a
+/// write that finds its stream broken); it is handled when that is done. Envoy itself defers such
+/// events.
+fn with_plugins(handle: impl FnOnce(&mut Plugins) + 'static) {
+    PLUGINS.with(|plugins| {
+        let Ok(mut plugins) = plugins.try_borrow_mut() else {
+            LATE.with_borrow_mut(|late| late.push_back(Box::new(handle)));
+            return;
+        };
+        handle(&mut plugins);
+        while let Some(late) = LATE.with_borrow_mut(VecDeque::pop_front) {
+            late(&mut plugins);
+        }
+    });
+}
+
+pub(crate) fn on_vm_start() {
+    std::panic::set_hook(Box::new(|panic| {
+        host::log(Level::Error, &format!("slotmesh: this is a bug in Slotmesh: {panic}"));
+    }));
+    let build = option_env!("SLOTMESH_BUILD").unwrap_or("unknown build");
+    let version = env!("CARGO_PKG_VERSION");
+    host::log(Level::Info, &format!("slotmesh {version} ({build}) started"));
+}
+
+pub(crate) fn on_configure(root: u32, size: usize) -> bool {
+    match configure(root, size) {
+        Ok(()) => true,
+        Err(reason) => {
+            host::log(Level::Error, &format!("slotmesh: configuration refused: {reason}"));
+            false
+        }
+    }
+}
+
+fn configure(root: u32, size: usize) -> Result<(), String> {
+    let root_id = host::property(&["plugin_root_id"]).map_err(|error| error.to_string())?;
+    match &*root_id {
+        b"tunnel" => return Ok(()),
+        b"router" => {}
+        other => {
+            let other = String::from_utf8_lossy(other);
+            return Err(format!("root_id is '{other}'; it must be 'router' or 'tunnel'"));
+        }
+    }
+    drop(root_id);
+    let json = match size {
+        0 => Vec::new(),
+        _ => host::read(Buffer::PluginConfiguration, size).map_err(|e| e.to_string())?.to_vec(),
+    };
+    let environment = host::environment();
+    let variable = |name: &str| environment.get(name.as_bytes()).cloned();
+    let mut config =
+        Config::from_json_with_environment(&json, variable).map_err(|error| error.to_string())?;
+    for note in &config.notes {
+        host::log(Level::Info, &format!("slotmesh: configuration: {note}"));
+    }
+    if config.zone.is_none() {
+        config.zone = zone();
+    }
+    with_plugins(move |plugins| {
+        plugins.routers.insert(root, Router::new(config));
+    });
+    Ok(())
+}
+
+/// The zone that Envoy's bootstrap says it is in.
+fn zone() -> Option<String> {
+    let zone = host::property(&["xds", "node", "locality", "zone"]).ok()?;
+    let zone = std::str::from_utf8(&zone).ok().filter(|zone| !zone.is_empty())?;
+    Some(zone.to_owned())
+}
+
+pub(crate) fn on_context_create(context: u32, parent: u32) {
+    with_plugins(move |plugins| {
+        let session =
+            plugins.route(parent, |router, tokens| router.on_downstream_open(context, tokens));
+        if let Some(session) = session {
+            plugins.clients.insert(context, Client { root: parent, session });
+        }
+    });
+}
+
+pub(crate) fn on_tick(root: u32) {
+    with_plugins(move |plugins| {
+        plugins.route(root, |router, tokens| router.on_tick(tokens));
+    });
+}
+
+pub(crate) fn on_downstream_data(context: u32, size: usize) {
+    with_plugins(move |plugins| {
+        let Some(Client { root, session }) = plugins.clients.get(&context).copied() else { return };
+        plugins.route(root, |router, tokens| router.on_downstream_data(session, size, tokens));
+    });
+}
+
+pub(crate) fn on_downstream_close(context: u32) {
+    with_plugins(move |plugins| {
+        let Some(Client { root, session }) = plugins.clients.remove(&context) else { return };
+        plugins.route(root, |router, tokens| router.on_downstream_close(session, tokens));
+    });
+}
+
+pub(crate) fn on_upstream_open(token: u32) {
+    with_plugins(move |plugins| {
+        let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
+            return;
+        };
+        plugins.route(root, |router, tokens| router.on_upstream_open(connection, tokens));
+    });
+}
+
+pub(crate) fn on_upstream_data(token: u32, size: usize) {
+    with_plugins(move |plugins| {
+        let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
+            return;
+        };
+        plugins.route(root, |router, tokens| router.on_upstream_data(connection, size, tokens));
+    });
+}
+
+pub(crate) fn on_upstream_close(token: u32, status: u32) {
+    let reason = host::close_message().unwrap_or_else(|| reason_of(status));
+    with_plugins(move |plugins| {
+        let Some(Stream { root, connection }) = plugins.streams.remove(&token) else { return };
+        plugins.route(root, |router, tokens| router.on_upstream_close(connection, &reason, tokens));
+    });
+}
+
+/// What the gRPC status means with which Envoy ends a stream that was a TCP connection.
+fn reason_of(status: u32) -> String {
+    match status {
+        2 => "closed by the node".to_owned(),
+        13 => "reset".to_owned(),
+        14 => "connection refused, or no answer in time".to_owned(),
+        other => format!("gRPC status {other}"),
+    }
+}
+
+pub(crate) fn on_request_body(context: u32, size: usize) {
+    if let Err(error) = TUNNEL.with_borrow_mut(|tunnel| tunnel.on_request_body(context, size)) {
+        host::log(Level::Error, &format!("slotmesh: bytes for a node were spoilt: {error}"));
+    }
+}
+
+pub(crate) fn on_response_body(size: usize) {
+    if let Err(error) = Tunnel::on_response_body(size) {
+        host::log(Level::Error, &format!("slotmesh: bytes from a node were spoilt: {error}"));
+    }
+}
+
+pub(crate) fn on_delete(context: u32) {
+    TUNNEL.with_borrow_mut(|tunnel| tunnel.on_delete(context));
+    with_plugins(move |plugins| {
+        if let Some(router) = plugins.routers.remove(&context) {
+            router.retire();
+        }
+        plugins.clients.remove(&context);
+    });
+}

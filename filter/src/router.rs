@@ -1,0 +1,291 @@
+//! The router: one engine for each root context, fed by its callbacks and obeyed.
+
+use slotmesh_engine::{Config, ConnectionId, Instant, LogLevel, Output, Proxy, SessionId};
+
+use crate::host::{self, Buffer, HostError, Level};
+use crate::metrics::Metrics;
+use crate::plugin::Tokens;
+use crate::transport;
+
+/// A network filter's root context: the proxy of all its clients on this worker.
+pub(crate) struct Router {
+    proxy: Proxy,
+    /// By the index of their session.
+    clients: Vec<Client>,
+    /// Tokens by the index of their connection.
+    nodes: Vec<Option<(ConnectionId, u32)>>,
+    metrics: Metrics,
+    /// When the next tick comes, if one has been asked for.
+    tick_at: Option<Instant>,
+}
+
+/// What the host knows a session by.
+#[derive(Clone, Copy, Default)]
+struct Client {
+    context: u32,
+    /// Its bytes are left in the host's buffer.
+    paused: bool,
+    /// It has sent bytes since, and they are still there.
+    unread: bool,
+}
+
+/// What doing as the engine says has led to.
+enum Event {
+    Read(SessionId, Vec<u8>),
+    Failed(ConnectionId, String),
+    StatsDue,
+}
+
+impl Router {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            proxy: Proxy::new(config, host::random()),
+            clients: Vec::new(),
+            nodes: Vec::new(),
+            metrics: Metrics::default(),
+            tick_at: None,
+        }
+    }
+
+    pub(crate) fn on_downstream_open(
+        &mut self,
+        context: u32,
+        tokens: &mut Tokens<'_>,
+    ) -> SessionId {
+        let now = host::now();
+        let session = self.proxy.handle_downstream_open(now);
+        place(&mut self.clients, session.index(), Client { context, ..Client::default() });
+        self.obey(now, tokens);
+        session
+    }
+
+    /// Nothing that is read goes on to the next filter: what does is replies alone.
+    pub(crate) fn on_downstream_data(
+        &mut self,
+        session: SessionId,
+        size: usize,
+        tokens: &mut Tokens<'_>,
+    ) {
+        if let Some(client) = self.clients.get_mut(session.index()).filter(|client| client.paused) {
+            client.unread = true;
+            return;
+        }
+        let now = host::now();
+        match host::read(Buffer::Downstream, size) {
+            Ok(bytes) if host::replace_start(Buffer::Downstream, size, b"").is_ok() => {
+                self.proxy.handle_downstream_data(session, &bytes, now);
+            }
+            // Bytes that cannot be taken out would come back to the client as an echo.
+            Ok(_) | Err(_) => {
+                let _ = host::close_downstream();
+            }
+        }
+        self.obey(now, tokens);
+    }
+
+    pub(crate) fn on_downstream_close(&mut self, session: SessionId, tokens: &mut Tokens<'_>) {
+        self.proxy.handle_downstream_close(session);
+        self.obey(host::now(), tokens);
+    }
+
+    pub(crate) fn on_upstream_open(&mut self, connection: ConnectionId, tokens: &mut Tokens<'_>) {
+        self.proxy.handle_upstream_open(connection);
+        self.obey(host::now(), tokens);
+    }
+
+    pub(crate) fn on_upstream_data(
+        &mut self,
+        connection: ConnectionId,
+        size: usize,
+        tokens: &mut Tokens<'_>,
+    ) {
+        let now = host::now();
+        match host::read(Buffer::GrpcReceive, size) {
+            Ok(bytes) => self.proxy.handle_upstream_data(connection, &bytes, now),
+            Err(error) => {
+                self.proxy.handle_upstream_close(connection, &error.to_string(), now);
+            }
+        }
+        self.obey(now, tokens);
+    }
+
+    pub(crate) fn on_upstream_close(
+        &mut self,
+        connection: ConnectionId,
+        reason: &str,
+        tokens: &mut Tokens<'_>,
+    ) {
+        let now = host::now();
+        if let Some(node) = self.nodes.get_mut(connection.index()) {
+            *node = None;
+        }
+        self.proxy.handle_upstream_close(connection, reason, now);
+        self.obey(now, tokens);
+    }
+
+    pub(crate) fn on_tick(&mut self, tokens: &mut Tokens<'_>) {
+        let now = host::now();
+        self.tick_at = None;
+        self.proxy.handle_timeout(now);
+        self.obey(now, tokens);
+        if self.tick_at.is_none() {
+            host::set_tick_period(0);
+        }
+    }
+
+    /// The root context ends, and with it what its gauges tell of.
+    pub(crate) fn retire(mut self) {
+        self.metrics.report_last(&mut self.proxy);
+    }
+
+    /// Does what the engine wants until it wants nothing more, then sets the timer.
+    fn obey(&mut self, now: Instant, tokens: &mut Tokens<'_>) {
+        let mut events = Vec::new();
+        loop {
+            let Self { proxy, clients, nodes, .. } = self;
+            while let Some(output) = proxy.poll_output() {
+                events.extend(carry_out(output, clients, nodes, tokens));
+            }
+            if events.is_empty() {
+                break;
+            }
+            for event in events.drain(..) {
+                match event {
+                    Event::Read(session, bytes) => {
+                        self.proxy.handle_downstream_data(session, &bytes, now);
+                    }
+                    Event::StatsDue => self.metrics.report(&mut self.proxy),
+                    Event::Failed(connection, reason) => {
+                        self.proxy.handle_upstream_close(connection, &reason, now);
+                    }
+                }
+            }
+        }
+        self.set_timer(now);
+    }
+
+    /// The tick that has been asked for may come too early, which does no harm, but not too late.
+    fn set_timer(&mut self, now: Instant) {
+        let Some(wanted) = self.proxy.poll_timeout() else { return };
+        if self.tick_at.is_some_and(|at| at <= wanted) {
+            return;
+        }
+        let wait = wanted.saturating_duration_since(now);
+        let milliseconds = wait.as_nanos().div_ceil(1_000_000).max(1);
+        let milliseconds = u32::try_from(milliseconds).unwrap_or(u32::MAX);
+        host::set_tick_period(milliseconds);
+        self.tick_at = Some(now + std::time::Duration::from_millis(milliseconds.into()));
+    }
+}
+
+/// Does one thing that the engine wants. Returns what that has led to.
+fn carry_out(
+    output: Output<'_>,
+    clients: &mut [Client],
+    nodes: &mut Vec<Option<(ConnectionId, u32)>>,
+    tokens: &mut Tokens<'_>,
+) -> Option<Event> {
+    match output {
+        Output::OpenUpstream { connection, envoy_cluster, address } => {
+            match transport::open(envoy_cluster, address) {
+                Ok(token) => {
+                    place(nodes, connection.index(), Some((connection, token)));
+                    tokens.insert(token, connection);
+                    None
+                }
+                Err(error) => {
+                    let reason = format!(
+                        "Envoy opens no stream through its cluster '{envoy_cluster}' ({error}): \
+                         is there such a cluster?"
+                    );
+                    Some(Event::Failed(connection, reason))
+                }
+            }
+        }
+        Output::WriteUpstream { connection, bytes } => {
+            let token = token_of(nodes, connection)?;
+            let error = host::send(token, bytes).err()?;
+            Some(Event::Failed(connection, error.to_string()))
+        }
+        Output::CloseUpstream { connection } => {
+            let token = token_of(nodes, connection)?;
+            place(nodes, connection.index(), None);
+            tokens.remove(token);
+            host::cancel(token);
+            None
+        }
+        Output::WriteDownstream { session, bytes } => {
+            let client = clients.get_mut(session.index())?;
+            match write_downstream(client, bytes) {
+                Ok(unread) => Some(Event::Read(session, unread?)),
+                Err(_) => {
+                    // The client is gone; its context's end will be reported.
+                    None
+                }
+            }
+        }
+        Output::CloseDownstream { session } => {
+            let client = clients.get(session.index())?;
+            let _ =
+                host::set_effective_context(client.context).and_then(|()| host::close_downstream());
+            None
+        }
+        Output::PauseDownstream { session } => {
+            clients.get_mut(session.index())?.paused = true;
+            None
+        }
+        Output::ResumeDownstream { session } => {
+            let client = clients.get_mut(session.index())?;
+            client.paused = false;
+            let unread =
+                host::set_effective_context(client.context).and_then(|()| take_unread(client));
+            Some(Event::Read(session, unread.ok()??))
+        }
+        Output::ReportStats => Some(Event::StatsDue),
+        Output::Log { level, message } => {
+            let level = match level {
+                LogLevel::Info => Level::Info,
+                LogLevel::Warn => Level::Warn,
+            };
+            host::log(level, &format!("slotmesh: {message}"));
+            None
+        }
+    }
+}
+
+/// Has the next filter, echo, write `bytes` to a client.
+///
+/// Echo takes all that is in the buffer, and only after this callback, perhaps after further ones. So
+/// replies go behind those that it has not taken yet, and whatever the client has sent is taken out
+/// before; it is returned.
+fn write_downstream(client: &mut Client, bytes: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
+    host::set_effective_context(client.context)?;
+    let unread = take_unread(client)?;
+    host::append(Buffer::Downstream, bytes)?;
+    host::resume_downstream()?;
+    Ok(unread)
+}
+
+/// Takes what a paused client has sent out of the host's buffer.
+fn take_unread(client: &mut Client) -> Result<Option<Vec<u8>>, HostError> {
+    if !std::mem::take(&mut client.unread) {
+        return Ok(None);
+    }
+    let unread = host::read(Buffer::Downstream, usize::MAX >> 1)?;
+    host::replace_start(Buffer::Downstream, unread.len(), b"")?;
+    Ok(Some(unread.to_vec()))
+}
+
+fn token_of(nodes: &[Option<(ConnectionId, u32)>], connection: ConnectionId) -> Option<u32> {
+    let (id, token) = (*nodes.get(connection.index())?)?;
+    (id == connection).then_some(token)
+}
+
+fn place<T: Clone + Default>(table: &mut Vec<T>, index: usize, value: T) {
+    if index >= table.len() {
+        table.resize(index + 1, T::default());
+    }
+    if let Some(place) = table.get_mut(index) {
+        *place = value;
+    }
+}

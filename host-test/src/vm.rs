@@ -1,0 +1,347 @@
+//! One plugin's virtual machine: load, start, enter.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use wasmtime::{
+    Cache, Engine, ExternType, Instance, Module, Store, TypedFunc, WasmParams, WasmResults,
+};
+
+use crate::{
+    calls,
+    clock::Clock,
+    config::{Config, Role},
+    log::Level,
+    state::{Direction, HttpSide, ROOT, State},
+};
+
+/// A compiled .wasm file. Cloning is cheap; many hosts can run one.
+#[derive(Clone)]
+pub struct Wasm {
+    engine: Engine,
+    module: Module,
+}
+
+impl Wasm {
+    /// Reads and compiles a file.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Unreadable`] or [`StartError::NotAModule`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, StartError> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|error| StartError::Unreadable {
+            path: path.display().to_string(),
+            why: error.to_string(),
+        })?;
+        Self::from_bytes(&bytes)
+    }
+
+    /// Compiles a module in the binary format.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::NotAModule`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, StartError> {
+        let not_a_module = |error: wasmtime::Error| StartError::NotAModule(format!("{error:#}"));
+        let mut config = wasmtime::Config::new();
+        // Compiled code is kept between runs where there is a directory for it.
+        config.cache(Cache::from_file(None).ok());
+        let engine = Engine::new(&config).map_err(not_a_module)?;
+        let module = Module::new(&engine, bytes).map_err(not_a_module)?;
+        Ok(Self { engine, module })
+    }
+}
+
+/// Why a host did not start.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum StartError {
+    /// The plugin's `proxy_on_configure` answered no; it has logged why.
+    ConfigurationRejected(Role),
+    /// No `proxy_on_memory_allocate` or `malloc`, or an export of the wrong type.
+    Export {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The module does not instantiate: its memory is above the limit, or its start function trapped.
+    Instantiation(String),
+    /// The bytes are not a WebAssembly module.
+    NotAModule(String),
+    /// The plugin trapped before it was ready.
+    Trapped(Role),
+    /// The plugin imports what this host does not have: `module::name`, each.
+    UnknownImports(Vec<String>),
+    /// The file cannot be read.
+    Unreadable {
+        /// Which.
+        path: String,
+        /// Why not.
+        why: String,
+    },
+    /// The plugin's `proxy_on_vm_start` answered no.
+    VmStartRejected(Role),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ConfigurationRejected(role) => write!(
+                f,
+                "the plugin `{}` rejected its configuration; its log says why",
+                role.root_id()
+            ),
+            Self::Export { name, why } => write!(f, "the plugin's export `{name}`: {why}"),
+            Self::Instantiation(why) => write!(f, "the plugin does not load: {why}"),
+            Self::NotAModule(why) => write!(f, "not a WebAssembly module: {why}"),
+            Self::Trapped(role) => {
+                write!(f, "the plugin `{}` crashed while starting", role.root_id())
+            }
+            Self::UnknownImports(names) => {
+                write!(f, "the plugin imports what this host does not have: {}", names.join(", "))
+            }
+            Self::Unreadable { path, why } => write!(f, "cannot read {path}: {why}"),
+            Self::VmStartRejected(role) => {
+                write!(f, "the plugin `{}` refused to start", role.root_id())
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A started plugin.
+pub(crate) struct Vm {
+    store: Store<State>,
+    exports: Exports,
+    failed: bool,
+    calls: u64,
+}
+
+impl Vm {
+    /// Loads a plugin and starts it as Envoy does: initialise, create the root context, start the
+    /// VM, configure the plugin.
+    pub(crate) fn start(
+        wasm: &Wasm,
+        role: Role,
+        config: Arc<Config>,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let mut vm = Self::load(wasm, State::new(role, Arc::clone(&config), clock))?;
+        if vm.exports.initialize.function.is_some() {
+            vm.enter(|exports| &exports.initialize, 0, ());
+            vm.enter(|exports| &exports.main, 0, (0, 0));
+        } else {
+            vm.enter(|exports| &exports.start, 0, ());
+        }
+        vm.enter(|exports| &exports.on_context_create, ROOT, (ROOT, 0));
+        let size = length(&config.vm_configuration);
+        let started = vm.enter(|exports| &exports.on_vm_start, ROOT, (ROOT, size));
+        if vm.failed {
+            return Err(StartError::Trapped(role));
+        }
+        if started == Some(0) {
+            return Err(StartError::VmStartRejected(role));
+        }
+
+        let configuration = config.plugin_configuration(role);
+        vm.state_mut().plugin_configuration = Some(configuration.to_vec());
+        let size = length(configuration);
+        let configured = vm.enter(|exports| &exports.on_configure, ROOT, (ROOT, size));
+        vm.state_mut().plugin_configuration = None;
+        if vm.failed {
+            return Err(StartError::Trapped(role));
+        }
+        if configured == Some(0) {
+            return Err(StartError::ConfigurationRejected(role));
+        }
+        Ok(vm)
+    }
+
+    fn load(wasm: &Wasm, state: State) -> Result<Self, StartError> {
+        let instantiation =
+            |error: wasmtime::Error| StartError::Instantiation(format!("{error:#}"));
+        let linker = calls::linker(&wasm.engine).map_err(instantiation)?;
+        let mut store = Store::new(&wasm.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        let unknown: Vec<_> = wasm
+            .module
+            .imports()
+            .filter(|import| linker.get_by_import(&mut store, import).is_none())
+            .map(|import| format!("{}::{}", import.module(), import.name()))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(StartError::UnknownImports(unknown));
+        }
+        if !matches!(wasm.module.get_export(ABI_VERSION), Some(ExternType::Func(_))) {
+            return Err(missing(ABI_VERSION));
+        }
+        let instance = linker.instantiate(&mut store, &wasm.module).map_err(instantiation)?;
+        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| missing("memory"))?;
+        store.data_mut().memory = Some(memory);
+        let mut allocate = None;
+        for name in ["malloc", "proxy_on_memory_allocate"] {
+            allocate = allocate.or(export(&mut store, &instance, name)?.function);
+        }
+        let allocate = allocate.ok_or_else(|| missing("proxy_on_memory_allocate"))?;
+        store.data_mut().allocate = Some(allocate);
+        let exports = Exports::find(&mut store, &instance)?;
+        Ok(Self { store, exports, failed: false, calls: 0 })
+    }
+
+    /// Calls an export as `context`. `None` if the plugin does not have it, or has failed, or fails
+    /// now: a trap is logged and the VM is never entered again.
+    pub(crate) fn enter<P: WasmParams, R: WasmResults>(
+        &mut self,
+        export: impl FnOnce(&Exports) -> &Export<P, R>,
+        context: u32,
+        params: P,
+    ) -> Option<R> {
+        if self.failed {
+            return None;
+        }
+        let Export { name, function } = export(&self.exports);
+        let function = function.clone()?;
+        let contexts = &mut self.store.data_mut().contexts;
+        (contexts.current, contexts.effective) = (context, 0);
+        self.calls += 1;
+        let outcome = function.call(&mut self.store, params);
+        let contexts = &mut self.store.data_mut().contexts;
+        (contexts.current, contexts.effective) = (0, 0);
+        match outcome {
+            Ok(result) => Some(result),
+            Err(error) => {
+                self.failed = true;
+                self.state().log(Level::Critical, format!("trapped in {name}: {error:#}"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// How often the plugin was entered, not counting its allocator.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.state().memory.map_or(0, |memory| memory.data_size(&self.store))
+    }
+
+    pub(crate) fn http_side(&mut self, id: u32, direction: Direction) -> Option<&mut HttpSide> {
+        self.state_mut().contexts.http_side(id, direction)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        self.store.data()
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut State {
+        self.store.data_mut()
+    }
+}
+
+/// A function that the plugin may have.
+pub(crate) struct Export<P, R> {
+    name: &'static str,
+    function: Option<TypedFunc<P, R>>,
+}
+
+/// A plugin's callbacks. What is not there is not entered: Envoy's default applies.
+pub(crate) struct Exports {
+    initialize: Export<(), ()>,
+    start: Export<(), ()>,
+    main: Export<(u32, u32), u32>,
+    pub(crate) on_context_create: Export<(u32, u32), ()>,
+    on_vm_start: Export<(u32, u32), u32>,
+    on_configure: Export<(u32, u32), u32>,
+    pub(crate) on_tick: Export<u32, ()>,
+    pub(crate) on_new_connection: Export<u32, u32>,
+    pub(crate) on_downstream_data: Export<(u32, u32, u32), u32>,
+    pub(crate) on_downstream_connection_close: Export<(u32, u32), ()>,
+    pub(crate) on_grpc_receive_initial_metadata: Export<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_receive: Export<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_receive_trailing_metadata: Export<(u32, u32, u32), ()>,
+    pub(crate) on_grpc_close: Export<(u32, u32, u32), ()>,
+    pub(crate) on_request_headers: Export<(u32, u32, u32), u32>,
+    on_request_body: Export<(u32, u32, u32), u32>,
+    pub(crate) on_response_headers: Export<(u32, u32, u32), u32>,
+    on_response_body: Export<(u32, u32, u32), u32>,
+    pub(crate) on_done: Export<u32, u32>,
+    pub(crate) on_log: Export<u32, ()>,
+    pub(crate) on_delete: Export<u32, ()>,
+}
+
+impl Exports {
+    pub(crate) fn on_body(&self, direction: Direction) -> &Export<(u32, u32, u32), u32> {
+        match direction {
+            Direction::Request => &self.on_request_body,
+            Direction::Response => &self.on_response_body,
+        }
+    }
+
+    fn find(store: &mut Store<State>, instance: &Instance) -> Result<Self, StartError> {
+        Ok(Self {
+            initialize: export(store, instance, "_initialize")?,
+            start: export(store, instance, "_start")?,
+            main: export(store, instance, "main")?,
+            on_context_create: export(store, instance, "proxy_on_context_create")?,
+            on_vm_start: export(store, instance, "proxy_on_vm_start")?,
+            on_configure: export(store, instance, "proxy_on_configure")?,
+            on_tick: export(store, instance, "proxy_on_tick")?,
+            on_new_connection: export(store, instance, "proxy_on_new_connection")?,
+            on_downstream_data: export(store, instance, "proxy_on_downstream_data")?,
+            on_downstream_connection_close: export(
+                store,
+                instance,
+                "proxy_on_downstream_connection_close",
+            )?,
+            on_grpc_receive_initial_metadata: export(
+                store,
+                instance,
+                "proxy_on_grpc_receive_initial_metadata",
+            )?,
+            on_grpc_receive: export(store, instance, "proxy_on_grpc_receive")?,
+            on_grpc_receive_trailing_metadata: export(
+                store,
+                instance,
+                "proxy_on_grpc_receive_trailing_metadata",
+            )?,
+            on_grpc_close: export(store, instance, "proxy_on_grpc_close")?,
+            on_request_headers: export(store, instance, "proxy_on_request_headers")?,
+            on_request_body: export(store, instance, "proxy_on_request_body")?,
+            on_response_headers: export(store, instance, "proxy_on_response_headers")?,
+            on_response_body: export(store, instance, "proxy_on_response_body")?,
+            on_done: export(store, instance, "proxy_on_done")?,
+            on_log: export(store, instance, "proxy_on_log")?,
+            on_delete: export(store, instance, "proxy_on_delete")?,
+        })
+    }
+}
+
+fn export<P: WasmParams, R: WasmResults>(
+    store: &mut Store<State>,
+    instance: &Instance,
+    name: &'static str,
+) -> Result<Export<P, R>, StartError> {
+    let Some(function) = instance.get_func(&mut *store, name) else {
+        return Ok(Export { name, function: None });
+    };
+    let typed = function.typed(&*store);
+    let function = typed
+        .map_err(|error| StartError::Export { name: name.into(), why: format!("{error:#}") })?;
+    Ok(Export { name, function: Some(function) })
+}
+
+fn missing(name: &str) -> StartError {
+    StartError::Export { name: name.into(), why: "missing".into() }
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+const ABI_VERSION: &str = "proxy_abi_version_0_2_1";

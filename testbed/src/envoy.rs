@@ -1,0 +1,321 @@
+//! Stock Envoy with the module.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::locate;
+use crate::plugin::PluginConfig;
+use crate::port::{Port, holder};
+use crate::process::Process;
+use crate::server::last_lines;
+use crate::temp::TempDir;
+use crate::wait::{Probe, until};
+
+const TEMPLATE: &str = include_str!("../../envoy/bootstrap.yaml");
+
+/// Time for Envoy to start; compiling the module takes seconds on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Time for one answer of the admin interface.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to start Envoy.
+#[derive(Clone, Debug)]
+pub struct EnvoyOptions {
+    /// The module's configuration.
+    pub configuration: PluginConfig,
+    /// Variables that the module's VM sees.
+    pub environment: BTreeMap<String, String>,
+    /// Envoy's transport socket towards Redis (`UpstreamTlsContext`); `None` is plaintext.
+    pub transport_socket: Option<Value>,
+    /// The module; `None` is the one that `make wasm` built.
+    pub wasm: Option<PathBuf>,
+    /// Worker threads, each with a VM of its own.
+    pub concurrency: u32,
+    /// Where clients connect; `None` is a free port of 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+    /// Port of the admin interface on 127.0.0.1; `None` is a free one.
+    pub admin_port: Option<u16>,
+    /// Envoy's `--log-level`. The module itself always logs at `info`.
+    pub log_level: String,
+    /// Where the bootstrap made of envoy/bootstrap.yaml goes; `None` is a place that goes with it.
+    pub bootstrap: Option<PathBuf>,
+}
+
+impl EnvoyOptions {
+    /// Two workers on a free port.
+    pub fn new(configuration: PluginConfig) -> Self {
+        Self {
+            configuration,
+            environment: BTreeMap::new(),
+            transport_socket: None,
+            wasm: None,
+            concurrency: 2,
+            listen: None,
+            admin_port: None,
+            log_level: "warning".to_owned(),
+            bootstrap: None,
+        }
+    }
+}
+
+/// A running Envoy. Dropping it kills it.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    _ports: Vec<Port>,
+    _dir: TempDir,
+}
+
+impl Envoy {
+    /// Starts Envoy and waits until all its workers serve the listener.
+    ///
+    /// # Errors
+    /// Envoy or the module is not there, a port is taken, or Envoy ends; then the error's text is
+    /// the log line with the reason, such as the field that the module refuses.
+    pub fn start(options: EnvoyOptions) -> Result<Self> {
+        let dir = TempDir::new("envoy")?;
+        let mut ports = Vec::new();
+        let listen = match options.listen {
+            Some(addr) => addr,
+            None => reserve(&mut ports)?,
+        };
+        let admin = match options.admin_port {
+            Some(port) => SocketAddr::from(([127, 0, 0, 1], port)),
+            None => reserve(&mut ports)?,
+        };
+        ensure_free(listen)?;
+        ensure_free(admin)?;
+
+        let rendered = render(listen, admin, &options)?;
+        let bootstrap = options.bootstrap.unwrap_or_else(|| dir.path().join("bootstrap.yaml"));
+        fs::write(&bootstrap, rendered)
+            .with_context(|| format!("writing {}", bootstrap.display()))?;
+
+        let mut command = Command::new(locate::envoy()?);
+        command.arg("--config-path").arg(&bootstrap);
+        command.args(["--concurrency", &options.concurrency.to_string()]);
+        command.args(["--log-level", &options.log_level, "--component-log-level", "wasm:info"]);
+        // No base id to share with other Envoys of this machine, and no shared memory to leave.
+        command.arg("--disable-hot-restart");
+        let process = Process::start(command, &dir.path().join("envoy.log"))?;
+        let mut envoy = Self { process, listen, admin, _ports: ports, _dir: dir };
+        envoy.wait_until_serving()?;
+        Ok(envoy)
+    }
+
+    /// Where clients connect.
+    pub fn addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where the admin interface listens.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// All it logged so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// All counters and gauges by name, those that are zero too.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(parse_stats(&http_get(self.admin, "/stats")?))
+    }
+
+    /// What Prometheus would be given.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub fn prometheus(&self) -> Result<String> {
+        http_get(self.admin, "/stats/prometheus")
+    }
+
+    /// Copies the log to standard error until Envoy ends by itself or a signal asks this process to
+    /// stop ([`crate::wait::stop_on_signals`]); then stops Envoy.
+    ///
+    /// # Errors
+    /// Envoy ended by itself.
+    pub fn follow(self) -> Result<()> {
+        self.process.follow("Envoy")
+    }
+
+    fn wait_until_serving(&mut self) -> Result<()> {
+        let (process, admin) = (&mut self.process, self.admin);
+        until("Envoy to serve", PATIENCE, || {
+            if let Some(status) = process.exited()? {
+                bail!("Envoy ended with {status}: {}", reason(&process.log()));
+            }
+            Ok(Probe::retry(check_serving(admin)))
+        })
+    }
+}
+
+/// The bootstrap for one Envoy, from the template.
+fn render(listen: SocketAddr, admin: SocketAddr, options: &EnvoyOptions) -> Result<String> {
+    let wasm = options.wasm.clone().map_or_else(locate::wasm, Ok)?;
+    let wasm = wasm.canonicalize().with_context(|| wasm.display().to_string())?;
+    let plaintext = json!({
+        "name": "envoy.transport_sockets.raw_buffer",
+        "typed_config": {
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer",
+        },
+    });
+    let transport_socket = options.transport_socket.as_ref().unwrap_or(&plaintext);
+    // JSON is also YAML.
+    Ok(TEMPLATE
+        .replace("@ADMIN_PORT@", &admin.port().to_string())
+        .replace("@LISTEN_ADDRESS@", &listen.ip().to_string())
+        .replace("@LISTEN_PORT@", &listen.port().to_string())
+        .replace("\"@WASM@\"", &serde_json::to_string(&wasm)?)
+        .replace("\"@ENVIRONMENT@\"", &serde_json::to_string(&options.environment)?)
+        .replace("\"@TRANSPORT_SOCKET@\"", &transport_socket.to_string())
+        .replace("\"@CONFIGURATION@\"", &serde_json::to_string(options.configuration.as_str())?))
+}
+
+fn reserve(ports: &mut Vec<Port>) -> Result<SocketAddr> {
+    let port = Port::free()?;
+    let addr = port.addr();
+    ports.push(port);
+    Ok(addr)
+}
+
+/// Refuses an address on which somebody listens, and says who.
+pub(crate) fn ensure_free(addr: SocketAddr) -> Result<()> {
+    let Err(error) = std::net::TcpListener::bind(addr) else { return Ok(()) };
+    match holder(addr.port()) {
+        Some(holder) => bail!("{addr} is taken by {holder}"),
+        None => Err(error).context(format!("cannot listen on {addr}")),
+    }
+}
+
+/// `/ready` says that the configuration is loaded; workers bind the listener after that.
+fn check_serving(admin: SocketAddr) -> Result<()> {
+    let stats = parse_stats(&http_get(admin, "/stats?filter=workers_started")?);
+    let started = stats.get("listener_manager.workers_started");
+    ensure!(started == Some(&1), "its workers have not started");
+    Ok(())
+}
+
+/// Why Envoy ended: the module's own words when there are any, else Envoy's last errors.
+fn reason(log: &str) -> String {
+    let module = log.lines().rfind(|line| is_error(line) && line.contains("wasm log"));
+    // ... wasm log <plugin> <root id>: <text>
+    let text = module.and_then(|line| line.split_once("wasm log")?.1.split_once(": "));
+    if let Some((_, text)) = text {
+        return format!("the module says: {text}");
+    }
+    let errors: Vec<&str> = log.lines().filter(|line| is_error(line)).collect();
+    if errors.is_empty() { last_lines(log, 5) } else { errors.join("\n") }
+}
+
+fn is_error(line: &str) -> bool {
+    line.contains("[error]") || line.contains("[critical]")
+}
+
+/// Lines of `name: number`; histograms and texts are left out.
+fn parse_stats(text: &str) -> BTreeMap<String, u64> {
+    let pairs = text.lines().filter_map(|line| line.split_once(": "));
+    pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+}
+
+/// The body of the answer to a GET.
+fn http_get(addr: SocketAddr, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&addr, ADMIN_TIMEOUT)?;
+    stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("half an HTTP answer")?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.contains(" 200 "), "GET {path}: {status}");
+    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return join_chunks(body).context("a broken chunk in an HTTP answer");
+    }
+    Ok(body.to_owned())
+}
+
+/// A chunked body (RFC 9112, section 7.1) without its chunk sizes.
+fn join_chunks(mut body: &str) -> Option<String> {
+    let mut joined = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(joined);
+        }
+        joined.push_str(rest.get(..size)?);
+        body = rest.get(size..)?.strip_prefix("\r\n")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bootstrap_has_no_name_left_to_replace() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 6379));
+        let config = PluginConfig::from_text(r#"{"a": "\"quoted\""}"#);
+        let mut options = EnvoyOptions::new(config);
+        options.wasm = Some("/dev/null".into());
+        options.environment.insert("NAME".to_owned(), "value".to_owned());
+        let text = render(addr, addr, &options).unwrap();
+        assert!(text.contains(r#"key_values: {"NAME":"value"}"#), "{text}");
+        assert!(text.contains(r#"value: "{\"a\": \"\\\"quoted\\\"\"}""#), "{text}");
+        assert!(!text.lines().any(|line| !line.starts_with('#') && line.contains("@WASM")));
+        for name in [
+            "@ADMIN_PORT@",
+            "@LISTEN_ADDRESS@",
+            "@LISTEN_PORT@",
+            "@CONFIGURATION@",
+            "@ENVIRONMENT@",
+            "@TRANSPORT_SOCKET@",
+        ] {
+            assert!(!text.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_module_are_the_reason() {
+        let log = "[2026-11-22 13:55:13.5][1][error][wasm] [context.cc:1] wasm log router router: no seeds: a\n\
+                   [2026-11-22 13:55:13.6][1][critical][main] [server.cc:4] error initializing";
+        assert_eq!(reason(log), "the module says: no seeds: a");
+    }
+
+    #[test]
+    fn chunks_are_joined() {
+        assert_eq!(
+            join_chunks("3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n").unwrap(),
+            "abc0123456789"
+        );
+        assert_eq!(join_chunks("5\r\nabc"), None);
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_with_the_name_of_its_holder() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let error = ensure_free(listener.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("is taken by"), "{error}");
+    }
+}

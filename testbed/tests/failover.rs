@@ -1,0 +1,465 @@
+//! What clients see of a dead primary, of a slow command and of a mirror that hangs.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use slotmesh_testbed::wait::{Probe, until};
+use slotmesh_testbed::{
+    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
+};
+use support::{Client, command, slot};
+
+/// Long enough for anything on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Commands that one client has under way.
+const PIPELINE: usize = 8;
+
+/// Keys that are written once and read all the time.
+const FIXED_KEYS: usize = 64;
+
+/// The time before the kill in which an acknowledged write may get lost, for replication is
+/// asynchronous. Redis hands a write to the replica's socket when it hands the reply to the client's;
+/// what is in a socket outlives the process.
+const REPLICATION_WINDOW: Duration = Duration::from_millis(500);
+
+/// A failover takes at least the node timeout, 2 s; an answer sooner after the kill than this was the
+/// dead primary's.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// These tests measure time: one at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn config(cluster: &RedisCluster, settings: Value) -> PluginConfig {
+    let config = json!({
+        "settings": settings,
+        "prefix_routes": {"catch_all_route": {"cluster": "redis"}},
+        "clusters": {"redis": {"seeds": cluster.seeds()}},
+    });
+    PluginConfig::from_text(config.to_string())
+}
+
+fn envoy(config: PluginConfig) -> Envoy {
+    Envoy::start(EnvoyOptions::new(config)).unwrap()
+}
+
+/// A hash tag whose keys `node` owns, another one for each `number`.
+fn tag(cluster: &RedisCluster, node: SocketAddr, number: usize) -> String {
+    let members = cluster.members().unwrap();
+    let member = members.iter().find(|member| member.addr == node.to_string()).unwrap();
+    let tags = (0..).map(|index| format!("t{index}"));
+    tags.filter(|tag| member.owns(slot(tag))).nth(number).unwrap()
+}
+
+/// Sets its flag when dropped, so that traffic ends also when the test around it panics.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A SET of a key of its own.
+struct Write {
+    number: usize,
+    /// When its reply came.
+    replied: Instant,
+    /// The error, if that was the reply.
+    error: Option<String>,
+}
+
+/// A client of one shard, in its own thread.
+struct Traffic<'a> {
+    proxy: SocketAddr,
+    tag: String,
+    stop: &'a AtomicBool,
+    /// Replies so far.
+    replies: AtomicUsize,
+}
+
+impl<'a> Traffic<'a> {
+    fn new(proxy: SocketAddr, tag: String, stop: &'a AtomicBool) -> Self {
+        Self { proxy, tag, stop, replies: AtomicUsize::new(0) }
+    }
+
+    /// Writes each key once, several under way at a time.
+    fn write(&self) -> Vec<Write> {
+        let _stop = StopOnDrop(self.stop);
+        let mut client = Client::connect(self.proxy);
+        let mut writes = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let first = writes.len();
+            let commands: Vec<Vec<u8>> = (first..first + PIPELINE)
+                .map(|number| command(&["SET", &self.key(number), &number.to_string()]))
+                .collect();
+            client.pipeline(&commands, |index, reply| {
+                let error = reply.strip_prefix(b"-").map(|text| text.escape_ascii().to_string());
+                assert!(error.is_some() || reply == b"+OK\r\n", "{}", reply.escape_ascii());
+                writes.push(Write { number: first + index, replied: Instant::now(), error });
+                self.replies.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        writes
+    }
+
+    /// Writes the keys that [`Self::read`] reads.
+    fn prepare(&self) {
+        let commands: Vec<Vec<u8>> = (0..FIXED_KEYS)
+            .map(|number| command(&["SET", &self.key(number), &number.to_string()]))
+            .collect();
+        Client::connect(self.proxy).pipeline(&commands, |_, reply| {
+            assert_eq!(reply.escape_ascii().to_string(), r"+OK\r\n")
+        });
+    }
+
+    /// Reads, several under way at a time; every reply must be the key's value.
+    fn read(&self) {
+        let _stop = StopOnDrop(self.stop);
+        let mut client = Client::connect(self.proxy);
+        let commands: Vec<Vec<u8>> =
+            (0..FIXED_KEYS).map(|number| command(&["GET", &self.key(number)])).collect();
+        while !self.stop.load(Ordering::Relaxed) {
+            for (round, commands) in commands.chunks(PIPELINE).enumerate() {
+                client.pipeline(commands, |index, reply| {
+                    let value = (round * PIPELINE + index).to_string();
+                    let expected = format!("${}\r\n{value}\r\n", value.len());
+                    assert!(
+                        reply == expected.as_bytes(),
+                        "GET of {} answered {}",
+                        self.tag,
+                        reply.escape_ascii()
+                    );
+                    self.replies.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        }
+    }
+
+    fn key(&self, number: usize) -> String {
+        format!("{{{}}}:{number}", self.tag)
+    }
+
+    /// Waits until `count` more replies have come.
+    fn wait_for_replies(&self, count: usize) {
+        let before = self.replies.load(Ordering::Relaxed);
+        until(&format!("traffic of {}", self.tag), PATIENCE, || {
+            anyhow::ensure!(!self.stop.load(Ordering::Relaxed), "a client has failed");
+            let more = self.replies.load(Ordering::Relaxed) - before;
+            Ok(match more >= count {
+                true => Probe::Ready(()),
+                false => Probe::NotYet(format!("{more} of {count} replies")),
+            })
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_killed_primary_costs_nothing_but_writes_in_flight_with_reads_from_primaries() {
+    survive_a_killed_primary("MASTER");
+}
+
+#[test]
+fn a_killed_primary_costs_nothing_but_writes_in_flight_with_reads_preferred_from_replicas() {
+    survive_a_killed_primary("PREFER_REPLICA");
+}
+
+#[test]
+fn a_killed_primary_costs_nothing_but_writes_in_flight_with_reads_from_replicas() {
+    survive_a_killed_primary("REPLICA");
+}
+
+/// Two clients write and two read in each of three shards; one shard's primary is killed with -9.
+///
+/// - Reads never fail, and every value is right.
+/// - Writes fail in that shard only, in the one pipeline that was under way, and their error says
+///   that they may have been executed.
+/// - Every write that was acknowledged is there after the failover, except those acknowledged less
+///   than REPLICATION_WINDOW before the kill.
+/// - Writes are served again soon after the replica calls itself a primary.
+fn survive_a_killed_primary(read_policy: &str) {
+    let _alone = alone();
+    let options =
+        ClusterOptions { node_timeout: Duration::from_millis(2000), ..ClusterOptions::default() };
+    let cluster = RedisCluster::start(options).unwrap();
+    let settings = json!({"op_timeout": "10s", "read_policy": read_policy});
+    let envoy = envoy(config(&cluster, settings));
+    let primaries = cluster.primaries().unwrap();
+    let victim = primaries[1];
+    let [heir] = cluster.replicas_of(victim).unwrap()[..] else { panic!("not one replica") };
+
+    let stop = AtomicBool::new(false);
+    let clients = |first: usize| -> Vec<(bool, Traffic<'_>)> {
+        let shards = primaries.iter().flat_map(|node| [(*node, first), (*node, first + 1)]);
+        shards
+            .map(|(node, number)| {
+                let tag = tag(&cluster, node.addr(), number);
+                (node.addr() == victim.addr(), Traffic::new(envoy.addr(), tag, &stop))
+            })
+            .collect()
+    };
+    let (writers, readers) = (clients(0), clients(2));
+    readers.iter().for_each(|(_, reader)| reader.prepare());
+    cluster.wait_until_in_sync().unwrap();
+
+    let (killed, promoted, all_writes) = thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let writing: Vec<_> =
+            writers.iter().map(|(_, writer)| scope.spawn(|| writer.write())).collect();
+        for (_, reader) in &readers {
+            scope.spawn(|| reader.read());
+        }
+        for (_, traffic) in writers.iter().chain(&readers) {
+            traffic.wait_for_replies(400);
+        }
+        victim.kill();
+        let killed = Instant::now();
+        let promoted = wait_for_promotion(heir);
+        // More than what was under way when it was killed.
+        for (_, traffic) in writers.iter().chain(&readers) {
+            traffic.wait_for_replies(10 * PIPELINE);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let writes: Vec<Vec<Write>> =
+            writing.into_iter().map(|thread| thread.join().unwrap()).collect();
+        (killed, promoted, writes)
+    });
+
+    let mut recoveries = Vec::new();
+    let (mut failed, mut lost) = (0, 0);
+    for ((in_victim, writer), writes) in writers.iter().zip(&all_writes) {
+        if *in_victim {
+            failed += check_errors(writes, killed);
+            let first = writes.iter().find(|write| write.replied > killed + LAST_WORDS).unwrap();
+            recoveries.push(first.replied.saturating_duration_since(promoted));
+        } else if let Some(error) = writes.iter().find_map(|write| write.error.as_ref()) {
+            panic!("{} is elsewhere, yet: {error}", writer.tag);
+        }
+        let owner = if *in_victim { heir } else { cluster.owner(slot(&writer.tag)).unwrap() };
+        lost += check_kept(writer, writes, owner, killed);
+    }
+    let total: usize = all_writes.iter().map(Vec::len).sum();
+    eprintln!(
+        "{read_policy}: promoted after {:?}, writes served {recoveries:?} later; of {total} writes \
+         {failed} failed in flight, {lost} acknowledged ones were lost in the replication window",
+        promoted - killed
+    );
+    // The target is 100 ms; the rest is for a busy machine.
+    let slowest = recoveries.iter().max().unwrap();
+    assert!(*slowest < Duration::from_millis(500), "recovered {slowest:?} after the promotion");
+}
+
+/// Asks without pause, so that the moment is exact.
+fn wait_for_promotion(heir: &RedisServer) -> Instant {
+    let mut connection = heir.connect().unwrap();
+    let begin = Instant::now();
+    loop {
+        let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut connection).unwrap();
+        if role.first() == Some(&redis::Value::BulkString(b"master".to_vec())) {
+            return Instant::now();
+        }
+        assert!(begin.elapsed() < PATIENCE, "no replica was promoted");
+        thread::yield_now();
+    }
+}
+
+/// Errors are for what was under way on the connection that was cut. Returns how many.
+fn check_errors(writes: &[Write], killed: Instant) -> usize {
+    let failed: Vec<&Write> = writes.iter().filter(|write| write.error.is_some()).collect();
+    for write in &failed {
+        let error = write.error.as_deref().unwrap_or_default();
+        assert!(error.contains("may have been executed"), "{error}");
+        let after = write.replied.saturating_duration_since(killed);
+        assert!(after < LAST_WORDS, "{after:?} after the kill: {error}");
+    }
+    let pipelines: Vec<usize> = failed.iter().map(|write| write.number / PIPELINE).collect();
+    assert!(pipelines.iter().all(|pipeline| *pipeline == pipelines[0]), "{pipelines:?}");
+    failed.len()
+}
+
+/// Returns how many acknowledged writes are gone that may be.
+fn check_kept(
+    writer: &Traffic<'_>,
+    writes: &[Write],
+    owner: &RedisServer,
+    killed: Instant,
+) -> usize {
+    let mut lost = 0;
+    let mut connection = owner.connect().unwrap();
+    for writes in writes.chunks(1000) {
+        let keys: Vec<String> = writes.iter().map(|write| writer.key(write.number)).collect();
+        let values: Vec<Option<usize>> =
+            redis::cmd("MGET").arg(&keys).query(&mut connection).unwrap();
+        for (write, value) in writes.iter().zip(values) {
+            let key = writer.key(write.number);
+            match value {
+                Some(value) => assert_eq!(value, write.number, "{key} has another value"),
+                None if write.error.is_some() => {}
+                None => {
+                    let window = killed - REPLICATION_WINDOW..killed + LAST_WORDS;
+                    assert!(window.contains(&write.replied), "{key} was acknowledged and is lost");
+                    lost += 1;
+                }
+            }
+        }
+    }
+    lost
+}
+
+/// Keeps a server busy for three seconds.
+const SLOW_SCRIPT: &str = "local function now() local t = redis.call('TIME') \
+                           return t[1] * 1000000 + t[2] end \
+                           local begin = now() repeat until now() - begin > 3000000 return 1";
+
+#[test]
+fn a_slow_command_times_out_for_its_own_caller_only() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let envoy = envoy(config(&cluster, json!({"op_timeout": "2s"})));
+    let primaries = cluster.primaries().unwrap();
+    let [busy, elsewhere @ ..] = &primaries[..] else { panic!("no primary") };
+    let busy_tag = tag(&cluster, busy.addr(), 0);
+    let key = format!("{{{busy_tag}}}:key");
+
+    let stop = AtomicBool::new(false);
+    let others: Vec<Traffic<'_>> = elsewhere
+        .iter()
+        .map(|node| Traffic::new(envoy.addr(), tag(&cluster, node.addr(), 0), &stop))
+        .collect();
+    others.iter().for_each(Traffic::prepare);
+    let mut neighbours: Vec<Client> = (0..4).map(|_| Client::connect(envoy.addr())).collect();
+    let mut caller = Client::connect(envoy.addr());
+    // Every connection that is needed is there before the script begins.
+    caller.call(&["SET", &key, "value"]);
+    for neighbour in &mut neighbours {
+        assert_eq!(neighbour.call(&["GET", &key]), b"$5\r\nvalue\r\n");
+    }
+
+    let (key, caller) = (key.as_str(), &mut caller);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for other in &others {
+            scope.spawn(|| other.read());
+        }
+        let begin = Instant::now();
+        let slow = scope.spawn(move || {
+            let reply = caller.call(&["EVAL", SLOW_SCRIPT, "1", key]);
+            let after = begin.elapsed();
+            // Its connection goes on: what follows waits for the script and is served.
+            (reply, after, caller.call(&["GET", key]))
+        });
+        until("half of the script", PATIENCE, || {
+            Ok(match begin.elapsed() >= Duration::from_millis(1500) {
+                true => Probe::Ready(()),
+                false => Probe::NotYet("it runs".to_owned()),
+            })
+        })
+        .unwrap();
+        let waiting: Vec<_> = neighbours
+            .iter_mut()
+            .map(|neighbour| scope.spawn(move || (neighbour.call(&["GET", key]), begin.elapsed())))
+            .collect();
+        for other in &others {
+            other.wait_for_replies(100);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(3), "other shards waited for the script");
+
+        let (reply, after, next) = slow.join().unwrap();
+        let shown = reply.escape_ascii().to_string();
+        assert!(
+            shown.starts_with("-TIMEOUT ") && shown.contains("may have been executed"),
+            "{shown}"
+        );
+        let wanted = Duration::from_millis(1900)..Duration::from_millis(2900);
+        assert!(wanted.contains(&after), "the caller was told after {after:?}");
+        assert_eq!(next, b"$5\r\nvalue\r\n");
+        for neighbour in waiting {
+            let (reply, after) = neighbour.join().unwrap();
+            assert_eq!(reply.escape_ascii().to_string(), r"$5\r\nvalue\r\n");
+            assert!(after > Duration::from_millis(2900), "the script ended after {after:?}");
+        }
+    });
+}
+
+/// Latencies of commands sent one after the other by several clients.
+fn latencies(proxy: SocketAddr, during: Duration) -> Vec<Duration> {
+    let value = "x".repeat(4096);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                let value = &value;
+                scope.spawn(move || {
+                    let mut connection = Client::connect(proxy);
+                    let (begin, mut latencies) = (Instant::now(), Vec::new());
+                    while begin.elapsed() < during {
+                        let key = format!("client:{client}:{}", latencies.len() % 1000);
+                        let sent = Instant::now();
+                        let reply = connection.call(&["SET", &key, value]);
+                        latencies.push(sent.elapsed());
+                        assert_eq!(reply.escape_ascii().to_string(), r"+OK\r\n");
+                    }
+                    latencies
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    })
+}
+
+/// Commands per second, and the latency that one in a hundred exceeds.
+fn rate_and_p99(mut latencies: Vec<Duration>, during: Duration) -> (f64, Duration) {
+    latencies.sort_unstable();
+    let p99 = latencies[latencies.len() * 99 / 100];
+    (latencies.len() as f64 / during.as_secs_f64(), p99)
+}
+
+#[test]
+fn a_mirror_that_hangs_is_not_felt_by_clients() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let mirror = RedisServer::start(&[]).unwrap();
+    let config =
+        PluginConfig::with_replicas_and_mirror(&cluster.seeds(), &mirror.addr().to_string());
+    let envoy = envoy(config);
+    latencies(envoy.addr(), Duration::from_secs(1));
+
+    let (before, hanging) = (Duration::from_secs(5), Duration::from_secs(10));
+    let (rate, p99) = rate_and_p99(latencies(envoy.addr(), before), before);
+    mirror.pause().unwrap();
+    let (hanging_rate, hanging_p99) = rate_and_p99(latencies(envoy.addr(), hanging), hanging);
+    mirror.resume().unwrap();
+    eprintln!(
+        "mirror well: {rate:.0}/s, p99 {p99:?}; mirror hanging: {hanging_rate:.0}/s, \
+         p99 {hanging_p99:?}"
+    );
+    assert!(hanging_rate > rate / 2.0, "{hanging_rate:.0}/s instead of {rate:.0}/s");
+    // A few milliseconds more are this machine's, whatever the mirror does.
+    let bound = p99 * 2 + Duration::from_millis(5);
+    assert!(hanging_p99 < bound, "p99 {hanging_p99:?} instead of {p99:?}");
+
+    // It catches up, or what was dropped stays away; either way new writes arrive.
+    let mut client = Client::connect(envoy.addr());
+    let mut connection = mirror.connect().unwrap();
+    let mut number = 0;
+    until("the mirror to get writes again", PATIENCE, || {
+        number += 1;
+        assert_eq!(client.call(&["SET", "probe", &number.to_string()]), b"+OK\r\n");
+        let copy: Option<usize> = redis::cmd("GET").arg("probe").query(&mut connection)?;
+        Ok(match copy {
+            Some(copy) => Probe::Ready(copy),
+            None => Probe::NotYet(format!("{number} writes since")),
+        })
+    })
+    .unwrap();
+}

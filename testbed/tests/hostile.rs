@@ -1,0 +1,255 @@
+//! Clients that misbehave, before stock Envoy with the module: they get what a standalone
+//! redis-server gives them, memory stays where it was, and nobody else notices.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use slotmesh_testbed::wait::{Probe, until};
+use slotmesh_testbed::{
+    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
+};
+use support::{Client, Random, StopOnDrop, Workload, command, exchange};
+
+/// Long enough for anything on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Well-behaved clients.
+const OTHERS: usize = 4;
+
+/// By how much Envoy may grow: more than what these clients send, far less than what they announce.
+const GROWTH_KIB: u64 = 50 * 1024;
+
+/// What makes a server that has understood everything before it close the connection.
+const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
+
+/// Lets `attack` loose on a proxy whose other clients go on working, and looks at Envoy while what
+/// it returns is still there.
+fn besiege<T>(attack: impl FnOnce(&Envoy) -> T) {
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let config = PluginConfig::from_seeds(&cluster.seeds());
+    let envoy = Envoy::start(EnvoyOptions::new(config)).unwrap();
+    let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for number in 0..OTHERS {
+            let (addr, stop, rounds) = (envoy.addr(), &stop, &rounds);
+            scope.spawn(move || {
+                let _stop = StopOnDrop(stop);
+                let mut client = Client::connect(addr);
+                let mut workload = Workload::new(number);
+                while !stop.load(Ordering::Relaxed) {
+                    exchange(&mut client, &workload.round());
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let wait_for_rounds = || {
+            let wanted = rounds.load(Ordering::Relaxed) + 100;
+            until("the other clients' traffic", PATIENCE, || {
+                assert!(!stop.load(Ordering::Relaxed), "another client was disturbed");
+                let done = rounds.load(Ordering::Relaxed);
+                Ok(match done >= wanted {
+                    true => Probe::Ready(()),
+                    false => Probe::NotYet(format!("{done} of {wanted} rounds")),
+                })
+            })
+            .unwrap();
+        };
+        // So that all buffers have the size that this traffic needs.
+        wait_for_rounds();
+        let before = resident_kib(&envoy);
+        let _held = attack(&envoy);
+        wait_for_rounds();
+        let after = resident_kib(&envoy);
+        assert!(after < before + GROWTH_KIB, "Envoy grew from {before} to {after} KiB");
+    });
+    // A VM that has died leaves such a line; its clients are closed, and so are new ones.
+    let log = envoy.log();
+    assert!(!log.contains("[error]") && !log.contains("[critical]"), "{log}");
+    assert_eq!(Client::connect(envoy.addr()).call(&["PING"]), b"+PONG\r\n");
+}
+
+fn resident_kib(envoy: &Envoy) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", envoy.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// All that a server answers to `bytes` until it closes the connection, which it must do.
+fn talk(addr: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = connect(addr);
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        let (sent, got) = (bytes.escape_ascii(), answer.escape_ascii());
+        panic!("{sent} was answered with {got} and then {error}");
+    }
+    answer.escape_ascii().to_string()
+}
+
+fn assert_same_answer(proxy: &Envoy, redis: &RedisServer, bytes: &[u8]) {
+    let [ours, theirs] = [proxy.addr(), redis.addr()].map(|addr| talk(addr, bytes));
+    let shown = bytes.get(..200).unwrap_or(bytes).escape_ascii();
+    assert_eq!(ours, theirs, "the answer to {shown} ({} bytes)", bytes.len());
+}
+
+#[test]
+fn what_is_no_command_gets_redis_own_words_and_a_closed_connection() {
+    let redis = RedisServer::start(&[]).unwrap();
+    // Redis gives up on a line when it has read more than 64 KiB of it.
+    let endless = |start: &str| [start.as_bytes(), &[b'1'; 64 * 1024 + 1]].concat();
+    let fatal: Vec<Vec<u8>> = [
+        "*abc\r\n",
+        "*\r\n",
+        "*01\r\n",
+        "*+1\r\n",
+        "*2147483648\r\n",
+        "*99999999999999999999\r\n",
+        "*1\r\n$-1\r\n",
+        "*1\r\n$-536870912\r\n",
+        "*1\r\n$536870913\r\n",
+        "*1\r\n$99999999999999999999\r\n",
+        "*1\r\n$abc\r\n",
+        "*1\r\n$\r\n",
+        "*1\r\n:1\r\n",
+        "*1\r\n\r\n\r\n",
+        "*2\r\n$3\r\nGET\r\n*1\r\n",
+        "SET a \"b\r\n",
+        "SET a 'b\r\n",
+        "SET a \"b\"c\r\n",
+        // The replies to what was there before come first.
+        "PING\r\n*1\r\n$-1\r\n",
+        "SET {hostile}a b\r\nGET {hostile}a\r\nDEL {hostile}a\r\n*1\r\n$-1\r\nPING\r\n",
+    ]
+    .into_iter()
+    .map(|text| text.as_bytes().to_vec())
+    .chain([endless(""), endless("*"), endless("*1\r\n$"), vec![0; 65_537]])
+    .collect();
+    let harmless = [
+        "*-1\r\n",
+        "*-99999\r\n",
+        "*0\r\n\r\n \r\n",
+        "*1\r\n$0\r\n\r\n",
+        "*1\r\n$4\r\nPINGxx",
+        "+OK\r\n$3\r\nfoo\r\n",
+        "GET\r\nGET a b\r\nNOSUCH {hostile}a\r\n",
+        "EVAL x -1\r\nEVAL x 9 {hostile}a\r\nOBJECT NOSUCH a\r\n",
+    ];
+    besiege(|proxy| {
+        for bytes in fatal {
+            assert!(talk(redis.addr(), &bytes).contains("-ERR Protocol error: "));
+            assert_same_answer(proxy, &redis, &bytes);
+        }
+        for text in harmless {
+            assert_same_answer(proxy, &redis, &[text.as_bytes(), QUIT].concat());
+        }
+        let mut random = Random(1);
+        for _ in 0..200 {
+            // Without NUL, behind which Redis does not see the line's end.
+            let noise = (0..random.below(200)).map(|_| 1 + random.below(255) as u8);
+            let noise: Vec<u8> = noise.chain(*b"\r\n").chain(QUIT.iter().copied()).collect();
+            assert_same_answer(proxy, &redis, &noise);
+        }
+    });
+}
+
+/// Redis takes a browser that was lured to its port for an attack.
+#[test]
+#[ignore = "a node that gets POST or Host: closes the connection that all clients share"]
+fn a_web_browser_gets_nothing_and_a_closed_connection() {
+    let redis = RedisServer::start(&[]).unwrap();
+    besiege(|proxy| {
+        for _ in 0..100 {
+            assert_same_answer(proxy, &redis, b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        }
+    });
+}
+
+#[test]
+fn a_line_without_end_is_cut_off() {
+    besiege(|proxy| {
+        for start in ["*", "*1\r\n$", "x", "SET a \""] {
+            let mut stream = connect(proxy.addr());
+            stream.write_all(start.as_bytes()).unwrap();
+            let sent = (0..1024).take_while(|_| stream.write_all(&[b'1'; 65_536]).is_ok()).count();
+            assert!(sent < 1024, "{start:?} went on for 64 MiB");
+        }
+    });
+}
+
+#[test]
+fn what_is_announced_and_never_sent_takes_no_memory() {
+    besiege(|proxy| {
+        let argument = [b'x'; 1000];
+        let large = [b"*2\r\n$3\r\nGET\r\n$536870912\r\n", &argument[..]].concat();
+        let many = [b"*1000000\r\n".to_vec(), b"$1\r\na\r\n".repeat(1000)].concat();
+        let half = b"*2\r\n$4\r\nECHO\r\n$5\r\nhe";
+        let open = |bytes: &[u8]| -> Vec<TcpStream> {
+            let clients = (0..50).map(|_| {
+                let mut client = connect(proxy.addr());
+                client.write_all(bytes).unwrap();
+                client
+            });
+            clients.collect()
+        };
+        let silent = open(&large).into_iter().chain(open(&many)).collect::<Vec<_>>();
+        for mut client in open(half) {
+            client.write_all(b"llo\r\n").unwrap();
+            let mut reply = [0; 11];
+            client.read_exact(&mut reply).unwrap();
+            assert_eq!(reply, *b"$5\r\nhello\r\n");
+        }
+        for client in &silent {
+            client.set_nonblocking(true).unwrap();
+            let error = client.peek(&mut [0]).expect_err("an answer to half a command");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        }
+        silent
+    });
+}
+
+#[test]
+fn clients_that_leave_in_mid_pipeline_leave_nothing_behind() {
+    besiege(|proxy| {
+        let value = "x".repeat(1000);
+        let commands = (0..300).flat_map(|number| {
+            let [key, next] = [number, number + 1].map(|number| format!("hostile:{number}"));
+            [
+                command(&["SET", &key, &value]),
+                command(&["GET", &key]),
+                command(&["MGET", &key, &next]),
+            ]
+        });
+        let mut pipeline = commands.collect::<Vec<_>>().concat();
+        pipeline.extend_from_slice(b"*2\r\n$3\r\nGET\r\n$7\r\nhost");
+        // Together more than Envoy may grow by.
+        for _ in 0..200 {
+            let mut client = connect(proxy.addr());
+            client.write_all(&pipeline).unwrap();
+            client.read_exact(&mut [0; 100_000]).unwrap();
+        }
+        until("the clients to be gone", PATIENCE, || {
+            let stats = proxy.stats()?;
+            let active = stats.get("listener.slotmesh.downstream_cx_active").copied();
+            Ok(match active == Some(OTHERS as u64) {
+                true => Probe::Ready(()),
+                false => Probe::NotYet(format!("{active:?} clients")),
+            })
+        })
+        .unwrap();
+    });
+}

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps wasm build demo test envoy host seeds fmt fmt-check lint commands commands-check doc ci clean
+.PHONY: help deps wasm build demo test bench envoy host seeds fmt fmt-check lint commands commands-check doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -30,6 +30,10 @@ demo: wasm ## start a Redis Cluster and Envoy, walk through sharding, replicas a
 
 test: wasm ## run all tests, on real Redis and Envoy
 	cargo test --locked
+
+bench: wasm ## measure the module side by side with Envoy's redis_proxy: [ARGS='--quick --only GET --out dir']
+	@echo 'bench: building the load generator' >&2
+	@cargo run --quiet --locked --profile bench --package slotmesh-bench --bin slotmesh-bench -- $(ARGS)
 
 envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n]
 	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)')

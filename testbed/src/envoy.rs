@@ -1,5 +1,6 @@
 //! Stock Envoy with the module.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -46,7 +47,10 @@ pub struct EnvoyOptions {
     pub admin_port: Option<u16>,
     /// Envoy's `--log-level`. The module itself always logs at `info`.
     pub log_level: String,
-    /// Where the bootstrap made of envoy/bootstrap.yaml goes; `None` is a place that goes with it.
+    /// The bootstrap, in which the testbed fills in the `@NAMES@`: envoy/bootstrap.yaml, unless
+    /// something else is to be served than the module.
+    pub template: Cow<'static, str>,
+    /// Where the bootstrap made of the template goes; `None` is a place that goes with it.
     pub bootstrap: Option<PathBuf>,
 }
 
@@ -62,6 +66,7 @@ impl EnvoyOptions {
             listen: None,
             admin_port: None,
             log_level: "warning".to_owned(),
+            template: Cow::Borrowed(TEMPLATE),
             bootstrap: None,
         }
     }
@@ -183,7 +188,8 @@ fn render(listen: SocketAddr, admin: SocketAddr, options: &EnvoyOptions) -> Resu
     });
     let transport_socket = options.transport_socket.as_ref().unwrap_or(&plaintext);
     // JSON is also YAML.
-    Ok(TEMPLATE
+    Ok(options
+        .template
         .replace("@ADMIN_PORT@", &admin.port().to_string())
         .replace("@LISTEN_ADDRESS@", &listen.ip().to_string())
         .replace("@LISTEN_PORT@", &listen.port().to_string())

@@ -44,6 +44,12 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_set_property(
+        path: *const u8,
+        path_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_grpc_stream(
         service: *const u8,
         service_size: usize,
@@ -154,6 +160,11 @@ pub(crate) fn get_property(path: &[u8]) -> Result<HostBytes, u32> {
         // SAFETY: the host reads `path` and writes `data` and `size`, all during the call.
         unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }
     })
+}
+
+pub(crate) fn set_property(path: &[u8], value: &[u8]) -> u32 {
+    // SAFETY: the host only reads both, during the call.
+    unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) }
 }
 
 pub(crate) fn grpc_stream(

@@ -79,6 +79,12 @@ pub(crate) fn property(path: &[&str]) -> Result<HostBytes, HostError> {
     abi::get_property(path.join("\0").as_bytes()).map_err(HostError)
 }
 
+/// Keeps a property of the client's connection; Envoy's other filters see it as filter state
+/// `wasm.<name>`.
+pub(crate) fn set_property(name: &str, value: &str) -> Result<(), HostError> {
+    check(abi::set_property(name.as_bytes(), value.as_bytes()))
+}
+
 /// The variables that `vm_config.environment_variables` gives this VM.
 pub(crate) fn environment() -> HashMap<Vec<u8>, Vec<u8>> {
     abi::environment()

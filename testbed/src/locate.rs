@@ -27,6 +27,23 @@ pub fn wasm() -> Result<PathBuf> {
     find("SLOTMESH_WASM", &[built], "`make wasm` builds the module")
 }
 
+/// The registry of images: `$DOCKER_REGISTRY`, else what scripts/install-test-deps unpacked.
+///
+/// # Errors
+/// It is not there; says how to get it.
+pub fn registry() -> Result<PathBuf> {
+    let unpacked = workspace().join("target/tools/usr/bin/docker-registry");
+    find("DOCKER_REGISTRY", &[unpacked], "`make test-deps` fetches a registry")
+}
+
+/// kubectl, for its kustomize: `$KUBECTL`, else the one in the workspace's virtual environment.
+///
+/// # Errors
+/// It is not there; says how to get it.
+pub fn kubectl() -> Result<PathBuf> {
+    find("KUBECTL", &[workspace().join(".venv/bin/kubectl")], "`make test-deps` installs kubectl")
+}
+
 /// Our own host's binary: `$SLOTMESH_HOST`, else the one built beside the running program.
 ///
 /// # Errors

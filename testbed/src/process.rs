@@ -17,14 +17,17 @@ use crate::wait::{Probe, interrupted, until, until_even_if_interrupted};
 
 /// A server in the background, its output in a log file. Dropping it kills it.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Starts `command`, both its outputs appended to the file `log`.
-    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It does not start, or `log` cannot be written.
+    pub fn start(mut command: Command, log: &Path) -> Result<Self> {
         let out = File::options().create(true).append(true).open(log);
         let out = out.with_context(|| format!("opening the log {}", log.display()))?;
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
@@ -36,7 +39,7 @@ impl Process {
     }
 
     /// All the process wrote so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()

@@ -9,12 +9,16 @@ use anyhow::{Context, Result};
 
 /// A directory of this process under the system's temporary directory, closed to other users.
 #[derive(Debug)]
-pub(crate) struct TempDir {
+pub struct TempDir {
     path: PathBuf,
 }
 
 impl TempDir {
-    pub(crate) fn new(purpose: &str) -> Result<Self> {
+    /// Makes one, with `purpose` in its name.
+    ///
+    /// # Errors
+    /// The system's temporary directory cannot be written.
+    pub fn new(purpose: &str) -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let pid = std::process::id();
         loop {
@@ -29,7 +33,8 @@ impl TempDir {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

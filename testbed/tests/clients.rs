@@ -3,8 +3,6 @@
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]
 mod support;
 
-use std::env;
-use std::io::{self, Write};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
@@ -16,7 +14,7 @@ use redis::{
 };
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
-    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, locate, process,
+    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, locate, or_skip, process,
 };
 use support::{command, packages};
 
@@ -76,19 +74,7 @@ impl Proxy {
     /// Runs the program of a client, if that could be installed, and looks for the many keys that
     /// it has left under each of `prefixes`.
     fn run(&self, client: Result<Command>, prefixes: [&str; 2]) {
-        let mut command = match client {
-            Ok(command) => command,
-            Err(error) if env::var_os("CI").is_some_and(|ci| ci == "true") => {
-                panic!("in CI every client must be there: {error:#}")
-            }
-            Err(error) => {
-                let test = thread::current().name().unwrap_or_default().to_owned();
-                let skipped = format!("\n\nSKIPPED: {test}: {error:#}\n\n");
-                // Not by `eprintln!`, which the test harness hides.
-                io::stderr().write_all(skipped.as_bytes()).unwrap();
-                return;
-            }
-        };
+        let Some(mut command) = or_skip(client) else { return };
         command.args([self.host(), self.port()]);
         process::run(command, PATIENCE).unwrap();
         for prefix in prefixes {

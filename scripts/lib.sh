@@ -30,16 +30,20 @@ apt_install() {
     die "this is not a Debian or Ubuntu machine; install what these packages hold: $*"
   local by_hand="as root: apt-get update && apt-get install --no-install-recommends $*"
   as_root true || die "no root to install packages with. Run $by_hand"
-  if [[ -z ${apt_updated:-} ]]; then
-    say "updating the package lists"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 ||
-      say "the package lists could not be updated; going on with the old ones"
-    apt_updated=yes
-  fi
+  apt_update
   say "installing $*"
   as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2 ||
     die "apt-get failed. Once its reason is gone, run $by_hand"
+}
+
+# Once in a script.
+apt_update() {
+  [[ -z ${apt_updated:-} ]] || return 0
+  say "updating the package lists"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 ||
+    say "the package lists could not be updated; going on with the old ones"
+  apt_updated=yes
 }
 
 # Whether the cargo in use can build wasm32 by itself.

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo test bench envoy host seeds image push fmt fmt-check lint commands commands-check doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -33,6 +33,9 @@ build: wasm ## build everything
 demo: wasm ## start a Redis Cluster and Envoy, walk through sharding, replicas and a mirror, check every step
 	@echo 'demo: building the walk-through' >&2
 	@$(run) demo
+
+compare: wasm ## look for redis_proxy's defects in it and in Slotmesh, side by side: docs/comparison.md
+	@$(run) compare --output docs/comparison.md
 
 test: wasm test-deps ## run all tests, on real Redis and Envoy
 	cargo test --locked

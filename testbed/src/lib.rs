@@ -26,10 +26,12 @@ mod port;
 mod server;
 mod temp;
 
+pub mod compare;
 pub mod locate;
 pub mod process;
 pub mod wait;
 pub mod walkthrough;
+pub mod wire;
 
 pub use cluster::{ClusterOptions, RedisCluster};
 pub use envoy::{Envoy, EnvoyOptions};

@@ -1,6 +1,7 @@
-//! `slotmesh-run`: what `make demo`, `make envoy` and `make host` run.
+//! `slotmesh-run`: what `make demo`, `make compare`, `make envoy` and `make host` run.
 
 mod check;
+mod compare;
 mod demo;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,6 +25,15 @@ enum Action {
     /// Starts a Redis Cluster, a mirror and Envoy, walks through sharding, reads from replicas and
     /// mirroring, checks every step.
     Demo,
+    /// Looks for redis_proxy's defects in it and in Slotmesh, and writes down what it saw.
+    Compare {
+        /// Where it is written down.
+        #[arg(long)]
+        output: PathBuf,
+        /// Only these defects, by their numbers; shown instead of written down.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<u8>,
+    },
     /// Runs Envoy with the module before an existing Redis Cluster until interrupted.
     Envoy {
         #[command(flatten)]
@@ -99,6 +109,7 @@ fn run(action: Action) -> Result<()> {
     wait::stop_on_signals()?;
     match action {
         Action::Demo => demo::run(),
+        Action::Compare { output, only } => compare::run(&output, &only),
         Action::Envoy { proxy, concurrency, admin_port } => {
             check::is_free("PORT", proxy.listen())?;
             if let Some(port) = admin_port {

@@ -27,7 +27,25 @@ KEY_SHAPES = {"migrate": "Migrate", "sort": "Sort", "sort_ro": "One(1)"}
 OUTCOMES = {
     "Forward": ("forwarded", "to the node that owns its keys"),
     "ForwardKeyed": ("forwarded", "to the node that owns its keys; refused if it names none"),
-    "ForwardUnlessBlock": ("forwarded", "to the node that owns its keys; refused with `BLOCK`"),
+    "ForwardOrBlock": (
+        "forwarded",
+        "to the node that owns its keys; with `BLOCK`, on a connection that only this client uses",
+    ),
+    "Block": (
+        "forwarded",
+        "to the node that owns its keys, on a connection that only this client uses while it waits",
+    ),
+    "Transaction::Multi": ("answered", "by the proxy, which queues what follows"),
+    "Transaction::Exec": (
+        "forwarded",
+        "with all that was queued, as one, to the node that owns the keys; they share a slot",
+    ),
+    "Transaction::Discard": ("answered", "by the proxy"),
+    "Transaction::Watch": (
+        "forwarded",
+        "to the node that owns its keys, on a connection that only this client uses until EXEC",
+    ),
+    "Transaction::Unwatch": ("answered", "by the proxy, which lets the node know"),
     "AnyNode": ("forwarded", "to any node: each gives the same answer"),
     "Split::KeyOrder": ("split", "by slot; elements in the order of the keys"),
     "Split::AllOk": ("split", "by slot; OK when every part is"),
@@ -175,7 +193,7 @@ def outcome(name, spec, decision, reasons):
     if kind == "Refuse":
         return "refused", reasons[inner]
     if kind == "Forward" and "blocking" in spec["flags"]:
-        kind = "ForwardUnlessBlock"
+        kind = "ForwardOrBlock"
     if kind == "Forward" and "no_mandatory_keys" in spec["flags"]:
         kind = "ForwardKeyed"
     return OUTCOMES.get(kind) or OUTCOMES[f"{kind}::{inner}"]

@@ -28,6 +28,7 @@
 
 mod arena;
 mod auth;
+mod blocking;
 mod buffers;
 mod cluster;
 pub mod command;
@@ -44,6 +45,7 @@ mod session;
 mod split;
 mod stats;
 mod time;
+mod transaction;
 mod upstream;
 
 pub use arena::Key;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::arena::{Arena, Key};
+use crate::blocking::Blocking;
 use crate::cluster::Slot;
 use crate::config::ReadPolicy;
 use crate::resp::Protocol;
@@ -11,6 +12,7 @@ use crate::session::SessionId;
 use crate::split::Split;
 use crate::stats::Tally;
 use crate::time::Instant;
+use crate::transaction::Exec;
 
 /// Names a client command, from the moment it was read until its reply has been handed over.
 pub(crate) type RequestId = Key<Request>;
@@ -40,10 +42,15 @@ pub(crate) struct Request {
     /// The last error by which a node refused it for the moment; without `-` and CRLF.
     pub(crate) refusal: Vec<u8>,
     pub(crate) state: State,
+    pub(crate) way: Way,
+    /// How the replies to a transaction become one.
+    pub(crate) exec: Option<Box<Exec>>,
     /// What it is counted as; `None` for what the proxy answers itself.
     pub(crate) tally: Option<Tally>,
     /// When the client is told that no reply came.
     deadline: Instant,
+    /// Among those whose time runs out.
+    linked: bool,
     earlier: Option<RequestId>,
     later: Option<RequestId>,
 }
@@ -55,6 +62,28 @@ pub(crate) enum Owner {
     Session(SessionId),
     /// A copy for the mirror that is the cluster of this index; nobody waits for the reply.
     Mirror(usize),
+}
+
+/// On which connections a request may travel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    /// Those that many clients share.
+    Shared,
+    /// One that nobody else uses meanwhile, because it will keep it waiting.
+    Blocking(Blocking),
+    /// One that will be the client's until its transaction, because the node watches by it.
+    Watch(Leave),
+    /// The one by which the node has watched.
+    WatchedExec,
+}
+
+/// Whether a command goes to a node as it is or with leave to be served there once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Leave {
+    /// The node owns the slot, as far as is known.
+    Owner,
+    /// The owner has sent it there by ASK.
+    Asked,
 }
 
 /// How far a request has come.
@@ -118,8 +147,11 @@ impl Request {
             delay: None,
             refusal: Vec::new(),
             state,
+            way: Way::Shared,
+            exec: None,
             tally: None,
             deadline: Instant::default(),
+            linked: false,
             earlier: None,
             later: None,
         }
@@ -180,16 +212,38 @@ impl Requests {
 
     /// Adds a request that waits for a reply until `deadline`, which is no earlier than that of
     /// any other.
-    pub(crate) fn insert_waiting(&mut self, mut request: Request, deadline: Instant) -> RequestId {
+    pub(crate) fn insert_waiting(&mut self, request: Request, deadline: Instant) -> RequestId {
+        let id = self.arena.insert(request);
+        self.link(id, deadline);
+        id
+    }
+
+    /// Takes a request out of those whose time runs out: it waits for as long as it takes.
+    pub(crate) fn suspend(&mut self, id: RequestId) {
+        self.unlink(id);
+    }
+
+    /// Lets a suspended request wait until `deadline`, which is no earlier than that of any other.
+    /// Returns whether it was suspended.
+    pub(crate) fn resume(&mut self, id: RequestId, deadline: Instant) -> bool {
+        let suspended = |request: &Request| !request.linked && request.state.is_waiting();
+        let is_suspended = self.arena.get(id).is_some_and(suspended);
+        if is_suspended {
+            self.link(id, deadline);
+        }
+        is_suspended
+    }
+
+    fn link(&mut self, id: RequestId, deadline: Instant) {
+        let Some(request) = self.arena.get_mut(id) else { return };
         request.deadline = deadline;
         request.earlier = self.newest;
-        let id = self.arena.insert(request);
+        request.linked = true;
         match self.newest.and_then(|newest| self.arena.get_mut(newest)) {
             Some(newest) => newest.later = Some(id),
             None => self.oldest = Some(id),
         }
         self.newest = Some(id);
-        id
     }
 
     /// Adds a request whose reply is there already.
@@ -246,7 +300,7 @@ impl Requests {
     fn unlink(&mut self, id: RequestId) {
         let Some(request) = self.arena.get_mut(id) else { return };
         let (earlier, later) = (request.earlier.take(), request.later.take());
-        if !request.state.is_waiting() {
+        if !std::mem::take(&mut request.linked) {
             return;
         }
         match earlier.and_then(|earlier| self.arena.get_mut(earlier)) {

@@ -104,7 +104,8 @@ impl RouteTable {
         if !read_only {
             return ReadPolicy::Master;
         }
-        self.of(places).and_then(|route| route.read_policy).unwrap_or(self.read_policy)
+        let route = self.route_of(places).and_then(|route| self.routes.get(route));
+        route.and_then(|route| route.read_policy).unwrap_or(self.read_policy)
     }
 
     /// Whether any command may be answered by a replica.
@@ -115,7 +116,17 @@ impl RouteTable {
 
     /// The mirror number `index` of a command whose keys have been placed.
     pub(crate) fn mirror(&self, places: &Places, index: usize) -> Option<Mirror> {
-        self.of(places)?.mirrors.get(index).copied()
+        self.mirror_of(self.route_of(places)?, index)
+    }
+
+    /// The mirror number `index` of a route.
+    pub(crate) fn mirror_of(&self, route: usize, index: usize) -> Option<Mirror> {
+        self.routes.get(route)?.mirrors.get(index).copied()
+    }
+
+    /// The route, as an index, by which a command goes: that of its first key.
+    pub(crate) fn route_of(&self, places: &Places) -> Option<usize> {
+        places.routes.first().copied()
     }
 
     /// The slot of a key in a cluster.
@@ -124,11 +135,6 @@ impl RouteTable {
             Some(true) => Slot::default(),
             _ => Slot::of(key),
         }
-    }
-
-    /// The route by which a command goes: that of its first key.
-    fn of(&self, places: &Places) -> Option<&Route> {
-        self.routes.get(*places.routes.first()?)
     }
 
     fn find(&self, key: &[u8]) -> Option<usize> {

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 use crate::arena::Key;
 use crate::buffers::Buffers;
 use crate::request::{Request, RequestId};
 use crate::resp::{Protocol, RequestParser};
+use crate::transaction::{Transaction, Watch};
+use crate::upstream::ConnectionId;
 
 /// Names a client's connection, for as long as it is open.
 pub type SessionId = Key<Session>;
@@ -37,6 +41,13 @@ pub struct Session {
     pub(crate) epoch: u64,
     /// Sub-requests in the hold.
     pub(crate) held: usize,
+    /// What it has queued since MULTI.
+    pub(crate) transaction: Option<Box<Transaction>>,
+    pub(crate) watch: Watch,
+    /// Connections that nobody else uses at the moment.
+    pub(crate) dedicated: SmallVec<[ConnectionId; 1]>,
+    /// The last command of `pending` runs on such a connection, where none can follow it yet.
+    pub(crate) alone: bool,
     /// No further command is read before `pending` is empty.
     pub(crate) parked: bool,
     /// The client has been asked, through its host, to send no more for now.
@@ -62,6 +73,10 @@ impl Session {
             pending_bytes: 0,
             epoch: 0,
             held: 0,
+            transaction: None,
+            watch: Watch::None,
+            dedicated: SmallVec::new(),
+            alone: false,
             parked: false,
             paused: false,
             closing: false,
@@ -74,6 +89,13 @@ impl Session {
         self.authenticated = authenticated;
         self.protocol = Protocol::Resp2;
         self.name.clear();
+    }
+
+    /// Nothing is known any more of the keys that were watched.
+    pub(crate) fn lose_watch(&mut self) {
+        if self.watch.connection().is_some() {
+            self.watch = Watch::Lost;
+        }
     }
 
     /// The buffer that replies go to.

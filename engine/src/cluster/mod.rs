@@ -106,6 +106,11 @@ impl Cluster {
         Some(self.shards.get(usize::from(shard))?.primary)
     }
 
+    /// The address of the node that owns a slot.
+    pub(crate) fn owner_address(&self, slot: Slot) -> Option<&Address> {
+        self.nodes.get(self.owner(slot)?.position()).map(|node| &node.address)
+    }
+
     /// The node that answers a read of `slot` under `policy`; `zone` is ours.
     pub(crate) fn reader(
         &mut self,

@@ -39,6 +39,8 @@ impl ErrorReply {
             b"MOVED" => Redirection::parse(rest).map_or(Self::Final, Self::Moved),
             b"ASK" => Redirection::parse(rest).map_or(Self::Final, Self::Ask),
             b"TRYAGAIN" | b"CLUSTERDOWN" | b"LOADING" | b"MASTERDOWN" | b"READONLY" => Self::NotNow,
+            // Its node is a primary no more. (CLIENT UNBLOCK gives other words behind this code.)
+            b"UNBLOCKED" if rest.starts_with(b" force unblock") => Self::NotNow,
             _ => Self::Final,
         }
     }

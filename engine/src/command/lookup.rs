@@ -251,18 +251,18 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_would_block_or_has_no_key_is_refused() {
-        use crate::command::Reason::{Blocking, NoKey};
+    fn what_is_done_with_a_call_may_depend_on_its_arguments() {
+        use crate::command::Reason::NoKey;
         for (call, support) in [
             ("XREAD COUNT 1 STREAMS block 0", Support::Forward),
-            ("XREAD COUNT 1 block 0 STREAMS s 0", Support::Refuse(Blocking)),
+            ("XREAD COUNT 1 block 0 STREAMS s 0", Support::Block),
             ("XREADGROUP GROUP block block STREAMS s >", Support::Forward),
-            ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", Support::Refuse(Blocking)),
+            ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", Support::Block),
             ("EVAL s 0 block", Support::Refuse(NoKey)),
             ("EVAL s 1 k", Support::Forward),
             ("EVAL s x", Support::Forward),
             ("FCALL f 0", Support::Refuse(NoKey)),
-            ("BLPOP k 0", Support::Refuse(Blocking)),
+            ("BLPOP k 0", Support::Block),
             ("PING", Support::Local(Local::Ping)),
         ] {
             let args: Vec<_> = call.split(' ').map(str::as_bytes).collect();

@@ -24,7 +24,7 @@ pub use lookup::{Lookup, lookup};
 pub use spec::{
     BeginSearch, CommandSpec, FindKeys, Flags, KeyShape, KeySpec, RequestPolicy, ResponsePolicy,
 };
-pub use support::{Local, Merge, Reason, Support};
+pub use support::{Local, Merge, Reason, Support, Verb};
 
 /// Every command and subcommand this proxy knows, each container followed by its subcommands.
 pub static COMMANDS: [CommandSpec; table::ROWS.len()] = support::decide(table::ROWS);

@@ -29,8 +29,8 @@ pub struct CommandSpec {
 impl CommandSpec {
     /// What the proxy does with this call of the command.
     ///
-    /// Differs from `support` where that depends on the arguments: `XREAD` and `XREADGROUP` are
-    /// refused with `BLOCK`; `EVAL`, `FCALL` and their kin are refused without a key.
+    /// Differs from `support` where that depends on the arguments: `XREAD` and `XREADGROUP` may wait
+    /// with `BLOCK`; `EVAL`, `FCALL` and their kin are refused without a key.
     #[inline]
     pub fn support_for(&self, frame: &RequestFrame<'_>) -> Support {
         let depends = self.flags.intersects(Flags::BLOCKING.or(Flags::NO_MANDATORY_KEYS));

@@ -1,5 +1,6 @@
 //! What this proxy does with each command: the list written by hand.
 
+use crate::blocking::block_option;
 use crate::command::{CommandSpec, Flags};
 use crate::resp::RequestFrame;
 
@@ -10,12 +11,39 @@ pub enum Support {
     Forward,
     /// Cut into one command per slot; the replies are merged.
     Split(Merge),
+    /// Sent like [`Support::Forward`], but on a connection that nobody else uses meanwhile: it may
+    /// keep that waiting.
+    Block,
+    /// About the client's transaction.
+    Transaction(Verb),
     /// Answered by the proxy.
     Local(Local),
     /// Sent to any node: each would give the same answer.
     AnyNode,
     /// Answered with an error.
     Refuse(Reason),
+}
+
+impl Support {
+    /// Whether the command waits for EXEC when it comes after MULTI.
+    pub fn is_queued(self) -> bool {
+        !matches!(self, Self::Transaction(_) | Self::Local(Local::Quit | Local::Reset))
+    }
+}
+
+/// What a client does with its transaction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verb {
+    /// `MULTI`
+    Multi,
+    /// `EXEC`
+    Exec,
+    /// `DISCARD`
+    Discard,
+    /// `WATCH key [key ...]`
+    Watch,
+    /// `UNWATCH`
+    Unwatch,
 }
 
 /// How the replies of a split command become one.
@@ -81,8 +109,6 @@ pub enum Reason {
     SingleDatabase,
     /// It shows or changes the cluster that the proxy hides.
     Topology,
-    /// It belongs to a transaction.
-    Transaction,
 }
 
 impl Reason {
@@ -110,7 +136,6 @@ impl Reason {
             }
             Self::SingleDatabase => "ERR a Redis Cluster has one database only",
             Self::Topology => "ERR this proxy hides the cluster: send CLUSTER commands to a node",
-            Self::Transaction => "ERR transactions are not supported by this proxy yet",
         }
     }
 }
@@ -160,16 +185,21 @@ const DECISIONS: &[(Support, &[&str])] = &[
     ]),
 
     // Would hold up everyone who shares the connection to that node.
-    (Support::Refuse(Reason::Blocking), &[
+    (Support::Block, &[
         "blmove", "blmovem", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax",
-        "bzpopmin", "wait", "waitaof",
+        "bzpopmin",
     ]),
+    (Support::Refuse(Reason::Blocking), &["wait", "waitaof"]),
     (Support::Refuse(Reason::PubSub), &[
         "psubscribe", "publish", "pubsub|channels", "pubsub|numpat", "pubsub|numsub",
         "pubsub|shardchannels", "pubsub|shardnumsub", "punsubscribe", "spublish", "ssubscribe",
         "subscribe", "sunsubscribe", "unsubscribe",
     ]),
-    (Support::Refuse(Reason::Transaction), &["discard", "exec", "multi", "unwatch", "watch"]),
+    (Support::Transaction(Verb::Discard), &["discard"]),
+    (Support::Transaction(Verb::Exec), &["exec"]),
+    (Support::Transaction(Verb::Multi), &["multi"]),
+    (Support::Transaction(Verb::Unwatch), &["unwatch"]),
+    (Support::Transaction(Verb::Watch), &["watch"]),
     // State that would have to be kept for one client and carried to every node.
     (Support::Refuse(Reason::ClientState), &[
         "acl|whoami", "client|caching", "client|capa", "client|getredir", "client|import-source",
@@ -273,30 +303,14 @@ const fn sorts_before(a: &str, b: &str) -> bool {
 /// What to do with a call that has to be looked at: see [`CommandSpec::support_for`].
 #[inline(never)]
 pub(super) fn of_call(spec: &CommandSpec, frame: &RequestFrame<'_>) -> Support {
-    if spec.flags.contains(Flags::BLOCKING) && has_block_option(frame) {
-        return Support::Refuse(Reason::Blocking);
+    if spec.flags.contains(Flags::BLOCKING) && block_option(frame).is_some() {
+        return Support::Block;
     }
     // EVAL and its kin all have the number of keys in the same place.
     if spec.flags.contains(Flags::NO_MANDATORY_KEYS) && frame.arg(2) == Some(b"0") {
         return Support::Refuse(Reason::NoKey);
     }
     Support::Forward
-}
-
-/// Whether an `XREAD` or `XREADGROUP` says `BLOCK`, and not as the name of a group or stream.
-fn has_block_option(frame: &RequestFrame<'_>) -> bool {
-    let mut index = 1;
-    while let Some(option) = frame.arg(index) {
-        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
-        index += match () {
-            () if is(b"block") => return true,
-            () if is(b"streams") => return false,
-            () if is(b"group") => 3,
-            () if is(b"claim") || is(b"count") => 2,
-            () => 1,
-        };
-    }
-    false
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::Proxy;
 use crate::output::Queued;
-use crate::request::{Owner, Request, RequestId, State, SubRequestId};
+use crate::request::{Owner, Request, RequestId, State, SubRequestId, Way};
 use crate::resp::encode;
 use crate::session::SessionId;
 
@@ -13,6 +13,9 @@ const KEPT_BACK: usize = 1024 * 1024;
 impl Proxy {
     /// Answers a command that needs no node; the reply keeps its place among the others.
     pub(super) fn answer(&mut self, id: SessionId, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(captured) = &mut self.captured {
+            return write(captured);
+        }
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.pending.is_empty() {
             write(session.output(&mut self.buffers));
@@ -32,6 +35,12 @@ impl Proxy {
         let id = sub_request.request;
         self.fail_overtaken(sub_request);
         let Some(request) = self.requests.waiting(id) else { return };
+        if let Some(exec) = request.exec.take() {
+            let mut merged = self.buffers.take();
+            exec.write_reply(reply, &mut merged);
+            self.deliver(id, &merged);
+            return self.buffers.recycle(merged);
+        }
         let State::Split(split) = &mut request.state else { return self.deliver(id, reply) };
         if split.absorb(sub_request.part, reply) {
             let mut merged = self.buffers.take();
@@ -63,6 +72,9 @@ impl Proxy {
         let mut error = self.buffers.take();
         if let Some(request) = self.requests.get(id) {
             self.write_timeout(request, &mut error);
+            if let (Owner::Session(session), true) = (request.owner, request.way != Way::Shared) {
+                self.abandon_dedicated(session);
+            }
         }
         self.deliver(id, &error);
         self.buffers.recycle(error);

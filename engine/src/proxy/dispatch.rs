@@ -7,7 +7,7 @@ use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, ReadPolicy};
 use crate::hold::Held;
 use crate::output::Queued;
-use crate::request::{Owner, Part, State, SubRequestId};
+use crate::request::{Leave, Owner, Part, State, SubRequestId, Way};
 use crate::resp;
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId, Expect, Handshake, Lane, Purpose};
@@ -18,19 +18,13 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// `ASKING` as a command: the next one may be served by a node that is importing its slot.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
-/// Whether a command goes to a node as it is or with leave to be served there once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Leave {
-    /// The node owns the slot, as far as is known.
-    Owner,
-    /// The owner has sent it there by ASK.
-    Asked,
-}
-
 impl Proxy {
     /// Sends a sub-request to the owner of its slot, or holds it until it can be sent.
     pub(super) fn send(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        if request.way == Way::WatchedExec {
+            return self.send_watched(sub_request, command, now);
+        }
         let Some(part) = request.part_mut(sub_request.part).copied() else { return };
         let Some(cluster) = self.clusters.get_mut(part.cluster) else { return };
         let node = match (part.slot, part.policy) {
@@ -67,10 +61,19 @@ impl Proxy {
             Owner::Mirror(_) => 0,
         };
         let number = number.checked_rem(self.config.connections_per_node).unwrap_or(0);
-        let lane = Lane { protocol: request.protocol, number };
+        if let Way::Watch(given) = &mut request.way {
+            *given = leave;
+        }
+        let (way, session, protocol) = (request.way, request.session(), request.protocol);
         let Some(part) = request.part_mut(sub_request.part) else { return };
         let cluster = part.cluster;
-        match self.shared_connection(cluster, node, lane, now) {
+        let connection = match (way, session) {
+            (Way::Blocking(_) | Way::Watch(_), Some(session)) => {
+                self.dedicated_connection(session, cluster, node, protocol, now)
+            }
+            _ => self.shared_connection(cluster, node, Lane { protocol, number }, now),
+        };
+        match connection {
             Some(connection) => self.push(connection, sub_request, command, leave, now),
             None => self.hold(sub_request, command, now),
         }
@@ -214,20 +217,35 @@ impl Proxy {
         if let Some(connection) = node.shared(lane) {
             return Some(connection);
         }
-        if node.is_backing_off(now) {
-            return None;
-        }
-        if !node.may_connect(self.config.connection_rate_limit, now) {
-            self.stats.upstream(cluster_index).connection_rate_limited += 1;
-            return None;
-        }
         let (address, purpose) = (node.address.clone(), Purpose::Shared(index, lane));
+        if !self.may_connect(cluster_index, index, now) {
+            return None;
+        }
         let connection = self.open_connection(cluster_index, address, purpose, now);
         self.clusters.get_mut(cluster_index)?.node_mut(index)?.set_shared(lane, Some(connection));
         Some(connection)
     }
 
-    fn push(
+    /// Whether another connection to a node may be opened now.
+    pub(super) fn may_connect(
+        &mut self,
+        cluster_index: usize,
+        index: NodeIndex,
+        now: Instant,
+    ) -> bool {
+        let cluster = self.clusters.get_mut(cluster_index);
+        let Some(node) = cluster.and_then(|cluster| cluster.node_mut(index)) else { return false };
+        if node.is_backing_off(now) {
+            return false;
+        }
+        let may = node.may_connect(self.config.connection_rate_limit, now);
+        if !may {
+            self.stats.upstream(cluster_index).connection_rate_limited += 1;
+        }
+        may
+    }
+
+    pub(super) fn push(
         &mut self,
         id: ConnectionId,
         sub_request: SubRequestId,
@@ -257,11 +275,15 @@ impl Proxy {
         if leave == Leave::Asked {
             connection.pipeline.push(Expect::Nothing, ASKING);
         }
-        connection.pipeline.push(Expect::Request(sub_request), command);
+        let request = self.requests.get(sub_request.request);
+        let exec = request.and_then(|request| request.exec.as_ref());
+        let replies = exec.map_or(1, |exec| exec.replies);
+        connection.pipeline.push_unit(Expect::Request(sub_request), command, replies);
         self.stats.upstream(connection.cluster).upstream_rq_total += 1;
         if self.config.enable_command_stats {
             self.note_sent(id, sub_request);
         }
         self.queue_write_upstream(id);
+        self.suspend_blocked(id);
     }
 }

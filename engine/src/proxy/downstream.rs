@@ -6,16 +6,20 @@ use smallvec::SmallVec;
 
 use super::faults::INJECTED;
 use super::{Cut, Proxy, Scratch};
+use crate::blocking::Blocking;
 use crate::cluster::Slot;
-use crate::command::{self, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN};
+use crate::command::{
+    self, CommandError, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN,
+};
 use crate::config::{FaultKind, ReadPolicy};
 use crate::output::Queued;
-use crate::request::{Owner, Part, Request, RequestId, State, SubRequestId};
+use crate::request::{Owner, Part, Request, RequestId, State, SubRequestId, Way};
 use crate::resp::{self, Parsed, Protocol, RequestFrame};
 use crate::route::{NoRoute, Place, Places, shared_place};
 use crate::session::{Session, SessionId};
 use crate::split::Split;
 use crate::time::Instant;
+use crate::transaction::Watch;
 
 /// A parked client that has sent this many bytes ahead is asked to wait.
 const READ_AHEAD: usize = 1024 * 1024;
@@ -24,7 +28,9 @@ const READ_AHEAD: usize = 1024 * 1024;
 const NOAUTH: &[u8] = b"NOAUTH Authentication required.";
 
 /// The text that Redis gives keys of several slots in one command.
-const CROSSSLOT: &[u8] = b"CROSSSLOT Keys in request don't hash to the same slot";
+pub(super) const CROSSSLOT: &[u8] = b"CROSSSLOT Keys in request don't hash to the same slot";
+
+pub(super) const NO_ROUTE: &[u8] = b"ERR no route takes this key or command";
 
 impl Proxy {
     /// A client has connected.
@@ -66,6 +72,8 @@ impl Proxy {
 
     /// A client has gone. What it is still owed is dropped; what it has sent may be executed.
     pub fn handle_downstream_close(&mut self, id: SessionId) {
+        self.take_transaction(id);
+        self.abandon_dedicated(id);
         let Some(session) = self.sessions.remove(id) else { return };
         self.stats.touch();
         self.input_bytes -= session.counted_input;
@@ -154,7 +162,10 @@ impl Proxy {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Ignored { len }) => read += len,
                 Ok(Parsed::Command { len }) => {
-                    self.handle_command(id, &parser.frame(rest), len, now);
+                    if self.handle_command(id, &parser.frame(rest), len, now) == Taken::NotYet {
+                        self.park(id);
+                        break;
+                    }
                     read += len;
                 }
                 Err(error) => {
@@ -183,12 +194,21 @@ impl Proxy {
             return true;
         }
         let wait = !session.pending.is_empty()
-            && (session.held > 0
+            && (session.alone
+                || session.held > 0
                 || session.epoch != self.epoch
                 || session.pending.len() >= limits.session_requests
                 || session.pending_bytes >= limits.session_bytes);
         session.parked |= wait;
+        session.alone &= wait;
         wait
+    }
+
+    /// Lets the session's commands wait until those before them are answered.
+    fn park(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.parked = true;
+        }
     }
 
     fn handle_command(
@@ -197,19 +217,44 @@ impl Proxy {
         frame: &RequestFrame<'_>,
         len: usize,
         now: Instant,
-    ) {
-        self.stats.downstream().downstream_rq_total += 1;
+    ) -> Taken {
         let spec = match command::lookup(frame) {
             Lookup::Known(spec) => spec,
             Lookup::Unknown => &UNKNOWN,
             Lookup::Invalid(error) => {
+                self.stats.downstream().downstream_rq_total += 1;
                 self.count_invalid(error);
-                return self.answer(id, |out| error.write_reply(frame, out));
+                match error {
+                    CommandError::Arity(spec) if spec.name == "exec" => self.discard(id),
+                    _ => self.abort_transaction(id),
+                }
+                self.answer(id, |out| error.write_reply(frame, out));
+                return Taken::Yes;
             }
         };
-        if !self.is_admitted(id, spec) {
-            return self.answer(id, |out| resp::encode::error(out, NOAUTH));
+        let support = spec.support_for(frame);
+        if self.runs_alone(id, support) && !self.is_idle(id) {
+            return Taken::NotYet;
         }
+        self.stats.downstream().downstream_rq_total += 1;
+        if self.is_admitted(id, spec) {
+            self.handle_known(id, spec, support, frame, len, now);
+        } else {
+            self.answer(id, |out| resp::encode::error(out, NOAUTH));
+        }
+        Taken::Yes
+    }
+
+    /// A command that the table has, from a client that may use it.
+    fn handle_known(
+        &mut self,
+        id: SessionId,
+        spec: &'static CommandSpec,
+        support: Support,
+        frame: &RequestFrame<'_>,
+        len: usize,
+        now: Instant,
+    ) {
         let mut command = Command {
             spec,
             frame: *frame,
@@ -218,25 +263,41 @@ impl Proxy {
             merge: None,
             policy: ReadPolicy::Master,
             delay: None,
+            way: Way::Shared,
         };
+        let in_multi = self.sessions.get(id).is_some_and(|session| session.transaction.is_some());
+        if in_multi && support.is_queued() {
+            return self.queue(id, command, support);
+        }
         match self.draw_fault(frame) {
             None => {}
             Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
             Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
         }
-        match spec.support_for(frame) {
+        match support {
             Support::Forward => self.send_keyed(id, command, now),
             Support::Split(merge) => {
                 command.merge = Some(merge);
                 self.send_keyed(id, command, now);
             }
             Support::AnyNode => self.send_anywhere(id, command, now),
+            Support::Block => {
+                let blocking = Blocking::of(spec.name, frame, now);
+                command.way = Way::Blocking(blocking);
+                self.send_keyed(id, command, now);
+            }
+            Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
             Support::Local(local) => self.answer_locally(id, local, frame, len, now),
             Support::Refuse(reason) => {
                 self.stats.downstream().splitter_unsupported_command += 1;
                 self.answer(id, |out| resp::encode::error(out, reason.text().as_bytes()));
             }
         }
+    }
+
+    /// Whether nothing is owed to the client.
+    fn is_idle(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_none_or(|session| session.pending.is_empty())
     }
 
     /// What a client may send; little before it has said who it is.
@@ -255,13 +316,13 @@ impl Proxy {
     }
 
     /// A command for the nodes that own its keys, and for the mirrors of its route.
-    fn send_keyed(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
+    pub(super) fn send_keyed(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let Scratch { keys, places, rewritten, cut } = &mut scratch;
         let (spec, frame) = (command.spec, command.frame);
         match command::keys(spec, &frame, keys) {
             Err(KeysError::Arity) => {
-                let error = command::CommandError::Arity(spec);
+                let error = CommandError::Arity(spec);
                 self.count_invalid(error);
                 self.answer(id, |out| error.write_reply(&frame, out));
             }
@@ -270,11 +331,18 @@ impl Proxy {
             Ok(()) => match self.routes.place(frame, keys, spec.is_read(), places, rewritten) {
                 Err(NoRoute) => self.answer_no_route(id, spec),
                 Ok(frame) => {
-                    let policy = self.routes.policy(places, spec.is_read());
+                    let policy = self.policy(id, &command, places);
                     let command = Command { frame, keys, policy, ..command };
                     let here = places.as_slice().iter().copied();
-                    match self.submit(Owner::Session(id), command, here, cut, now) {
-                        Ok(()) => self.mirror(command, places, cut, now),
+                    let submitted = match self.strays(id, &command, places) {
+                        true => Err(CrossSlot),
+                        false => self.submit(Owner::Session(id), command, here, cut, now),
+                    };
+                    match submitted {
+                        Ok(()) if command.way == Way::Shared => {
+                            self.mirror(command, places, cut, now);
+                        }
+                        Ok(()) => {}
                         Err(CrossSlot) => {
                             self.stats.fail(spec);
                             self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
@@ -284,6 +352,25 @@ impl Proxy {
             },
         }
         self.scratch = scratch;
+    }
+
+    /// Whether a WATCH names keys that cannot be in one transaction with those watched already.
+    fn strays(&self, id: SessionId, command: &Command<'_>, places: &Places) -> bool {
+        let watch = self.sessions.get(id).map(|session| session.watch);
+        let (Way::Watch(_), Some(Watch::Kept { place, .. })) = (command.way, watch) else {
+            return false;
+        };
+        places.as_slice().iter().any(|there| *there != place)
+    }
+
+    /// Which nodes may answer a command. While a client watches keys, what it reads must be what is
+    /// watched.
+    fn policy(&self, id: SessionId, command: &Command<'_>, places: &Places) -> ReadPolicy {
+        let watches = self.sessions.get(id).is_some_and(|session| session.watch != Watch::None);
+        if watches || command.way != Way::Shared {
+            return ReadPolicy::Master;
+        }
+        self.routes.policy(places, command.spec.is_read())
     }
 
     /// A command that any primary of the default cluster may answer.
@@ -343,9 +430,7 @@ impl Proxy {
             if !mirror.wants(command.spec.is_read(), first_key, &mut self.rng) {
                 continue;
             }
-            let pending = self.mirror_bytes.get(mirror.cluster).copied().unwrap_or_default();
-            if pending.saturating_add(command.len) > self.config.limits.mirror_bytes {
-                self.stats.upstream(mirror.cluster).mirror_dropped_overflow += 1;
+            if !self.has_room_for_copy(mirror.cluster, command.len) {
                 continue;
             }
             let slots: SmallVec<[Slot; 8]> = command
@@ -362,8 +447,18 @@ impl Proxy {
         }
     }
 
+    /// Whether a mirror may be given so many bytes more. Counts the copy as dropped if not.
+    pub(super) fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
+        let pending = self.mirror_bytes.get(cluster).copied().unwrap_or_default();
+        let has_room = pending.saturating_add(len) <= self.config.limits.mirror_bytes;
+        if !has_room {
+            self.stats.upstream(cluster).mirror_dropped_overflow += 1;
+        }
+        has_room
+    }
+
     /// Gives a command its deadline and, if it is a client's, its place among the replies.
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         owner: Owner,
         command: Command<'_>,
@@ -372,8 +467,10 @@ impl Proxy {
     ) -> Option<RequestId> {
         let deadline = now + self.config.op_timeout;
         let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
-        request.read_only = command.spec.is_read();
+        // To watch twice does no harm either.
+        request.read_only = command.spec.is_read() || matches!(command.way, Way::Watch(_));
         request.delay = command.delay;
+        request.way = command.way;
         match owner {
             Owner::Session(id) => {
                 let session = self.sessions.get_mut(id)?;
@@ -381,6 +478,7 @@ impl Proxy {
                     session.epoch = self.epoch;
                 }
                 request.protocol = session.protocol;
+                session.alone = command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));
                 let request = self.requests.insert_waiting(request, deadline);
                 session.note_pending(request, command.len);
@@ -410,28 +508,53 @@ impl Proxy {
         self.buffers.recycle(error);
     }
 
-    fn answer_no_route(&mut self, id: SessionId, spec: &CommandSpec) {
+    pub(super) fn answer_no_route(&mut self, id: SessionId, spec: &CommandSpec) {
         self.stats.fail(spec);
-        self.answer(id, |out| resp::encode::error(out, b"ERR no route takes this key or command"));
+        self.answer(id, |out| resp::encode::error(out, NO_ROUTE));
     }
 }
 
 /// A client's command, looked up in the table.
 #[derive(Clone, Copy)]
-struct Command<'a> {
-    spec: &'static CommandSpec,
+pub(super) struct Command<'a> {
+    pub(super) spec: &'static CommandSpec,
     /// As it is to be sent.
-    frame: RequestFrame<'a>,
+    pub(super) frame: RequestFrame<'a>,
     /// Bytes it took in the client's stream.
-    len: usize,
+    pub(super) len: usize,
     /// Positions of its keys among the arguments.
-    keys: &'a [u32],
+    pub(super) keys: &'a [u32],
     /// How the replies to its parts become one, if it may be cut.
-    merge: Option<Merge>,
+    pub(super) merge: Option<Merge>,
     /// Which nodes may answer.
-    policy: ReadPolicy,
+    pub(super) policy: ReadPolicy,
     /// For how long a fault holds its reply back.
-    delay: Option<Duration>,
+    pub(super) delay: Option<Duration>,
+    pub(super) way: Way,
+}
+
+impl<'a> Command<'a> {
+    /// A transaction, from MULTI to EXEC.
+    pub(super) fn unit(spec: &'static CommandSpec, unit: &'a [u8], way: Way) -> Self {
+        Self {
+            spec,
+            frame: RequestFrame::new(unit, &[]),
+            len: unit.len(),
+            keys: &[],
+            merge: None,
+            policy: ReadPolicy::Master,
+            delay: None,
+            way,
+        }
+    }
+}
+
+/// Whether a command has been read.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Taken {
+    Yes,
+    /// It is to be read again when those before it are answered.
+    NotYet,
 }
 
 /// The keys of a command that cannot be cut sit in several slots.

@@ -83,6 +83,7 @@ impl Proxy {
             }
             Local::Reset => {
                 session.reset(self.config.users.is_empty());
+                self.discard(id);
                 self.answer(id, |out| encode::simple(out, b"RESET"));
                 Ok(())
             }

@@ -4,6 +4,7 @@
 //! them, `dispatch` sends the others to nodes, `upstream` takes in what nodes answer, `deliver`
 //! puts replies in order, `refresh` keeps the topology fresh.
 
+mod dedicated;
 mod deliver;
 mod dispatch;
 mod downstream;
@@ -11,6 +12,7 @@ mod faults;
 mod local;
 mod refresh;
 mod stats;
+mod transaction;
 mod upstream;
 
 use std::collections::VecDeque;
@@ -61,6 +63,12 @@ pub struct Proxy {
     hold: Hold,
     /// Replies that a fault holds back.
     delayed: Vec<Delayed>,
+    /// Connections that belonged to one client and wait for the next.
+    spare: Vec<ConnectionId>,
+    /// Where replies of the proxy's own go while a transaction is put together.
+    captured: Option<Vec<u8>>,
+    /// Bytes in all clients' transactions.
+    transaction_bytes: usize,
     outputs: VecDeque<Queued>,
     /// Parked sessions that may read on.
     resumable: VecDeque<SessionId>,
@@ -127,6 +135,9 @@ impl Proxy {
             connections: Arena::new(),
             hold: Hold::default(),
             delayed: Vec::new(),
+            spare: Vec::new(),
+            captured: None,
+            transaction_bytes: 0,
             now: Instant::default(),
             outputs: VecDeque::new(),
             resumable: VecDeque::new(),
@@ -158,6 +169,8 @@ impl Proxy {
         if self.next_stall_check <= now {
             self.next_stall_check = now + STALL_CHECK_INTERVAL;
             self.close_stalled_connections(now);
+            self.end_lost_waits(now);
+            self.close_spare(now);
         }
         if self.stats.take_due(now) {
             self.outputs.push_back(Queued::ReportStats);

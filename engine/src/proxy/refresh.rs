@@ -139,7 +139,7 @@ impl Proxy {
     }
 
     /// Closes a connection that has told what it was asked, or need not any more.
-    fn close_quietly(&mut self, id: ConnectionId) {
+    pub(super) fn close_quietly(&mut self, id: ConnectionId) {
         if self.connections.remove(id).is_some() {
             self.outputs.push_back(Queued::CloseUpstream(id));
         }

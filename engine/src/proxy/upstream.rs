@@ -1,11 +1,12 @@
 //! From a node's bytes to replies, redirections and retries.
 
+use std::ops::Range;
+
 use super::Proxy;
-use super::dispatch::Leave;
 use crate::cluster::{Cluster, ErrorReply, Redirection, parse_epoch, parse_zone};
 use crate::config::ReadPolicy;
 use crate::output::{LogLevel, Queued};
-use crate::request::SubRequestId;
+use crate::request::{Leave, SubRequestId, Way};
 use crate::resp::{Limits, Reply};
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
@@ -108,6 +109,7 @@ impl Proxy {
             .iter()
             .filter(|(_, connection)| {
                 !connection.pipeline.is_empty()
+                    && !self.is_blocked(connection)
                     && now.saturating_duration_since(connection.silent_since) > patience
             })
             .map(|(id, _)| id)
@@ -134,6 +136,10 @@ impl Proxy {
             return Fate::Kept;
         }
         let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
+        if let Some(expect) = connection.pipeline.count_earlier_reply() {
+            self.note_queued(expect, reply);
+            return Fate::Kept;
+        }
         let Some(popped) = connection.pipeline.pop() else {
             self.give_up(id, "it sent a reply to nothing", now);
             return Fate::Closed;
@@ -151,9 +157,14 @@ impl Proxy {
         }
         if greeted {
             self.queue_write_upstream(id);
+            self.suspend_blocked(id);
         }
         match popped.expect {
-            Expect::Epoch | Expect::Nothing => Fate::Kept,
+            Expect::Nothing => {
+                self.release_dedicated(id, now);
+                Fate::Kept
+            }
+            Expect::Epoch => Fate::Kept,
             Expect::Zone => {
                 self.note_zone(id, reply);
                 Fate::Kept
@@ -168,25 +179,67 @@ impl Proxy {
                 if self.config.enable_command_stats {
                     self.note_reply(id, reply);
                 }
-                let error = match reply.strip_prefix(b"-").and_then(|r| r.strip_suffix(b"\r\n")) {
-                    Some(text) => ErrorReply::of(text),
-                    None => ErrorReply::Final,
-                };
-                if error == ErrorReply::Final {
-                    self.take_reply(sub_request, reply);
-                } else if self.requests.waiting(sub_request.request).is_some() {
-                    let mut command = self.buffers.take();
-                    let connection = self.connections.get(id);
-                    command.extend_from_slice(
-                        connection
-                            .map_or(&[], |connection| connection.pipeline.bytes(popped.range)),
-                    );
-                    self.send_elsewhere(id, sub_request, error, reply, &command, now);
-                    self.buffers.recycle(command);
-                }
+                self.handle_answer(id, sub_request, popped.range, reply, now);
+                self.release_dedicated(id, now);
                 Fate::Kept
             }
         }
+    }
+
+    /// A reply before the last has come to commands that stay together.
+    fn note_queued(&mut self, expect: Expect, reply: &[u8]) {
+        let Expect::Request(sub_request) = expect else { return };
+        let request = self.requests.waiting(sub_request.request);
+        if let Some(exec) = request.and_then(|request| request.exec.as_mut()) {
+            exec.note_queued(reply);
+        }
+    }
+
+    /// A node has answered a client's command, or sends it elsewhere.
+    fn handle_answer(
+        &mut self,
+        id: ConnectionId,
+        sub_request: SubRequestId,
+        range: Range<usize>,
+        reply: &[u8],
+        now: Instant,
+    ) {
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        let verdict = request.exec.as_mut().and_then(|exec| exec.take_verdict(reply));
+        let verdict = verdict.as_deref().unwrap_or(reply);
+        let error = match verdict.strip_prefix(b"-").and_then(|r| r.strip_suffix(b"\r\n")) {
+            Some(text) => ErrorReply::of(text),
+            None => ErrorReply::Final,
+        };
+        if error == ErrorReply::Final && request.way == Way::Shared {
+            return self.take_reply(sub_request, reply);
+        }
+        let mut command = self.buffers.take();
+        if let Some(connection) = self.connections.get(id) {
+            command.extend_from_slice(connection.pipeline.bytes(range));
+        }
+        if error == ErrorReply::Final {
+            self.take_dedicated_reply(id, sub_request, &command, reply, now);
+        } else {
+            self.resume_blocked(sub_request.request, &mut command, now);
+            self.send_elsewhere(id, sub_request, error, verdict, &command, now);
+        }
+        self.buffers.recycle(command);
+    }
+
+    /// A node has answered on a connection that one client has to itself.
+    fn take_dedicated_reply(
+        &mut self,
+        id: ConnectionId,
+        sub_request: SubRequestId,
+        command: &[u8],
+        reply: &[u8],
+        now: Instant,
+    ) {
+        self.note_watch(id, sub_request, reply);
+        self.conclude_watched(sub_request);
+        self.mirror_executed(sub_request, command, reply, now);
+        self.take_reply(sub_request, reply);
     }
 
     /// Follows an error that means "not executed here".
@@ -203,6 +256,10 @@ impl Proxy {
             (&error, self.config.enable_redirection)
         {
             return self.take_reply(sub_request, reply);
+        }
+        let request = self.requests.get(sub_request.request);
+        if request.is_some_and(|request| request.way == Way::WatchedExec) {
+            return self.fail_watched(sub_request);
         }
         let Some(cluster) = self.connections.get(from).map(|from| from.cluster) else { return };
         self.stats.upstream(cluster).upstream_rq_retry += 1;
@@ -347,20 +404,31 @@ impl Proxy {
             self.give_up_candidate(connection.cluster, id, text, now);
             return;
         }
+        self.forget_dedicated(id, &connection);
         self.release_shared(id, &connection, reason, now);
         while let Some(popped) = connection.pipeline.pop() {
             let Expect::Request(sub_request) = popped.expect else { continue };
             let Some(request) = self.requests.waiting(sub_request.request) else { continue };
             if popped.written && !request.read_only {
+                let code = match request.way {
+                    // What Redis says when it has to let go of a client that waits.
+                    Way::Blocking(_) => "UNBLOCKED",
+                    _ => "ERR",
+                };
                 let text = format!(
-                    "ERR the connection to {} was lost ({reason}) before the reply: \
+                    "{code} the connection to {} was lost ({reason}) before the reply: \
                      the command may have been executed",
                     connection.address
                 );
+                self.conclude_watched(sub_request);
                 self.fail(sub_request, &text);
             } else {
                 self.stats.upstream(connection.cluster).upstream_rq_retry += 1;
-                self.send(sub_request, connection.pipeline.bytes(popped.range), now);
+                let mut command = self.buffers.take();
+                command.extend_from_slice(connection.pipeline.bytes(popped.range));
+                self.resume_blocked(sub_request.request, &mut command, now);
+                self.send(sub_request, &command, now);
+                self.buffers.recycle(command);
             }
         }
         self.buffers.recycle(connection.input);
@@ -374,11 +442,15 @@ impl Proxy {
         reason: &str,
         now: Instant,
     ) {
-        let Purpose::Shared(index, lane) = connection.purpose else { return };
+        let (index, lane) = match connection.purpose {
+            Purpose::Shared(index, lane) => (index, Some(lane)),
+            Purpose::Dedicated(index, _) => (index, None),
+            Purpose::Refresh => return,
+        };
         let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
         cluster.refresh.hurry(now);
         let Some(node) = cluster.node_mut(index) else { return };
-        if node.shared(lane) == Some(id) {
+        if let Some(lane) = lane.filter(|lane| node.shared(*lane) == Some(id)) {
             node.set_shared(lane, None);
         }
         if !connection.answered {

@@ -142,6 +142,16 @@ impl Recorder {
         self.touch();
     }
 
+    /// A client's command is answered without having begun.
+    pub(crate) fn finish_at_once(&mut self, spec: &CommandSpec, success: bool) {
+        if success {
+            let tally = self.begin(spec);
+            self.finish(Some(tally), b"+");
+        } else {
+            self.fail(spec);
+        }
+    }
+
     /// A client's command is answered with an error without having begun.
     pub(crate) fn fail(&mut self, spec: &CommandSpec) {
         if let Some(command) = self.commands.entry(Row::of(spec)) {

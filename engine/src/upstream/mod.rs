@@ -10,6 +10,7 @@ use crate::arena::Key;
 use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, Secret};
 use crate::resp::{self, Protocol, Scanner};
+use crate::session::SessionId;
 use crate::stats::Tally;
 use crate::time::Instant;
 
@@ -44,6 +45,10 @@ pub struct Connection {
     pub(crate) write_queued: bool,
     /// To be closed as soon as nothing is expected on it any more.
     pub(crate) draining: bool,
+    /// The client that it belongs to for the time being.
+    pub(crate) user: Option<SessionId>,
+    /// It was seen waiting on a node that no longer owns the slot.
+    pub(crate) doubted: bool,
 }
 
 /// What a connection is for.
@@ -51,6 +56,8 @@ pub struct Connection {
 pub(crate) enum Purpose {
     /// Ordinary commands of many clients.
     Shared(NodeIndex, Lane),
+    /// Commands of one client at a time, in this version.
+    Dedicated(NodeIndex, Protocol),
     /// One CLUSTER SLOTS.
     Refresh,
 }
@@ -106,6 +113,8 @@ impl Connection {
             epoch: 0,
             write_queued: false,
             draining: false,
+            user: None,
+            doubted: false,
         };
         connection.shake_hands(handshake);
         connection
@@ -123,8 +132,10 @@ impl Connection {
             }
         }
         match self.purpose {
-            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. }) => {}
-            Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. }) => {
+            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. })
+            | Purpose::Dedicated(_, Protocol::Resp2) => {}
+            Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. })
+            | Purpose::Dedicated(_, Protocol::Resp3) => {
                 self.say(Expect::Hello, &[b"HELLO", b"3"]);
             }
             Purpose::Refresh => {

@@ -34,6 +34,8 @@ struct Sent {
     expect: Expect,
     /// Length of the command in the window.
     len: usize,
+    /// Replies that are still to come: one, but for a transaction.
+    replies: usize,
 }
 
 /// What to do with a reply.
@@ -72,14 +74,28 @@ const KEPT_CAPACITY: usize = 256 * 1024;
 impl Pipeline {
     /// Appends a command; its reply is the next one after those already expected.
     pub(crate) fn push(&mut self, expect: Expect, command: &[u8]) {
-        self.make_room(command.len());
-        self.window.extend_from_slice(command);
-        self.queue.push_back(Sent { expect, len: command.len() });
+        self.push_unit(expect, command, 1);
+    }
+
+    /// Appends commands that stay together, such as a transaction. They are one entry, which the
+    /// last of their `replies` takes out.
+    pub(crate) fn push_unit(&mut self, expect: Expect, commands: &[u8], replies: usize) {
+        self.make_room(commands.len());
+        self.window.extend_from_slice(commands);
+        self.queue.push_back(Sent { expect, len: commands.len(), replies });
+    }
+
+    /// Counts a reply that is not the last to the oldest entry, and says what that is. `None`: the
+    /// reply is the last, or to nothing, and [`Self::pop`] takes the entry out.
+    pub(crate) fn count_earlier_reply(&mut self) -> Option<Expect> {
+        let sent = self.queue.front_mut().filter(|sent| sent.replies > 1)?;
+        sent.replies -= 1;
+        Some(sent.expect)
     }
 
     /// Takes the oldest command out, because its reply has come or never will.
     pub(crate) fn pop(&mut self) -> Option<Popped> {
-        let Sent { expect, len } = self.queue.pop_front()?;
+        let Sent { expect, len, .. } = self.queue.pop_front()?;
         let range = self.base..self.base.saturating_add(len);
         self.base = range.end;
         let written = range.end <= self.written;
@@ -99,6 +115,11 @@ impl Pipeline {
     /// Lets everything be written. Returns whether it could not before.
     pub(crate) fn open_gate(&mut self) -> bool {
         self.gate.take().is_some()
+    }
+
+    /// Whether everything may be written.
+    pub(crate) fn is_open(&self) -> bool {
+        self.gate.is_none()
     }
 
     /// Whether the next reply is to something before the gate.
@@ -177,6 +198,19 @@ mod tests {
         assert_eq!(pop(&mut pipeline), (b"hello".to_vec(), true));
         assert_eq!(pop(&mut pipeline), (b"asking".to_vec(), false));
         assert!(pipeline.pop().is_none());
+    }
+
+    #[test]
+    fn a_unit_leaves_with_the_last_of_its_replies() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push_unit(Expect::Nothing, b"multi get exec", 3);
+        pipeline.push(Expect::Hello, b"hello");
+        assert_eq!(pipeline.count_earlier_reply(), Some(Expect::Nothing));
+        assert_eq!(pipeline.count_earlier_reply(), Some(Expect::Nothing));
+        assert_eq!(pipeline.count_earlier_reply(), None);
+        assert_eq!(pop(&mut pipeline), (b"multi get exec".to_vec(), false));
+        assert_eq!(pipeline.count_earlier_reply(), None);
+        assert_eq!(pop(&mut pipeline), (b"hello".to_vec(), false));
     }
 
     #[test]

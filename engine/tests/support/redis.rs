@@ -27,6 +27,19 @@ pub struct Peer {
     asking: bool,
     readonly: bool,
     authenticated: bool,
+    /// What came since MULTI.
+    multi: Option<Multi>,
+    /// Keys with the values they had.
+    watched: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// A command that waits.
+    blocked: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Multi {
+    asked: bool,
+    queue: Vec<Vec<u8>>,
+    aborted: bool,
 }
 
 /// Nodes `node-0:1`, `node-1:1`, ... that share the slots evenly.
@@ -47,6 +60,8 @@ pub struct FakeCluster {
     pub migrating: BTreeMap<u16, usize>,
     /// Errors that a node answers to whatever comes, by address.
     pub errors: BTreeMap<String, String>,
+    /// Commands that may block do so for ever.
+    pub blocking: bool,
     /// An error that the next command gets, whichever node it reaches.
     pub refuse_once: Option<String>,
     /// Every command but the connections' own, as `address: words`.
@@ -87,6 +102,7 @@ impl FakeCluster {
             owners,
             migrating: BTreeMap::new(),
             errors: BTreeMap::new(),
+            blocking: false,
             refuse_once: None,
             executed: Vec::new(),
             stale: BTreeMap::new(),
@@ -115,6 +131,11 @@ impl FakeCluster {
     /// The address of the node that owns a key.
     pub fn owner(&self, key: &str) -> String {
         self.nodes[self.owners[slot(key.as_bytes())]].address.clone()
+    }
+
+    /// A node that does not own a key.
+    pub fn other_than(&self, key: &str) -> usize {
+        (self.owners[slot(key.as_bytes())] + 1) % self.nodes.len()
     }
 
     /// Moves a key's slot with its data.
@@ -154,6 +175,16 @@ impl FakeCluster {
     /// Executes what has arrived on one connection.
     pub fn execute(&mut self, address: &str, peer: &mut Peer) {
         let Some(node) = self.nodes.iter().position(|node| node.address == address) else { return };
+        if let Some(blocked) = peer.blocked.take() {
+            let mut parser = RequestParser::default();
+            parser.parse(&blocked, &Limits::default()).unwrap();
+            let executed = self.executed.len();
+            self.answer(node, peer, &parser.frame(&blocked));
+            self.executed.truncate(executed);
+        }
+        if peer.blocked.is_some() {
+            return;
+        }
         let mut parser = RequestParser::default();
         let mut read = 0;
         while let Some(rest) = peer.input.get(read..).filter(|rest| !rest.is_empty()) {
@@ -164,6 +195,9 @@ impl FakeCluster {
                     let rest = rest.to_vec();
                     self.answer(node, peer, &parser.frame(&rest));
                     read += len;
+                    if peer.blocked.is_some() {
+                        break;
+                    }
                 }
             }
         }
@@ -215,7 +249,60 @@ impl FakeCluster {
             }
             _ => {}
         }
+        if let b"MULTI" | b"EXEC" | b"UNWATCH" = &name[..] {
+            self.executed.push(format!("{}: {words}", self.nodes[node].address));
+            return self.transact(node, peer, &name, asked);
+        }
         self.executed.push(format!("{}: {words}", self.nodes[node].address));
+        let start = peer.output.len();
+        self.run(node, peer, &name, asked, frame);
+        if let (Some(multi), Some(b'-')) = (&mut peer.multi, peer.output.get(start)) {
+            multi.aborted = true;
+        }
+    }
+
+    fn transact(&mut self, node: usize, peer: &mut Peer, name: &[u8], asked: bool) {
+        match name {
+            b"MULTI" => {
+                peer.multi = Some(Multi { asked, ..Multi::default() });
+                encode::simple(&mut peer.output, b"OK");
+            }
+            b"UNWATCH" => {
+                peer.watched.clear();
+                encode::simple(&mut peer.output, b"OK");
+            }
+            _ => {
+                let multi = peer.multi.take().expect("MULTI before EXEC");
+                let watched = std::mem::take(&mut peer.watched);
+                let data = &self.nodes[node].data;
+                if multi.aborted {
+                    let text = b"EXECABORT Transaction discarded because of previous errors.";
+                    return encode::error(&mut peer.output, text);
+                }
+                if watched.iter().any(|(key, value)| data.get(key) != value.as_ref()) {
+                    return encode::null_array(&mut peer.output, peer.protocol);
+                }
+                encode::array_header(&mut peer.output, multi.queue.len());
+                for command in multi.queue {
+                    let mut parser = RequestParser::default();
+                    parser.parse(&command, &Limits::default()).unwrap();
+                    let frame = parser.frame(&command);
+                    let name = frame.arg(0).unwrap().to_ascii_uppercase();
+                    self.nodes[node].run(&name, &frame, peer);
+                }
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        node: usize,
+        peer: &mut Peer,
+        name: &[u8],
+        asked: bool,
+        frame: &RequestFrame<'_>,
+    ) {
+        let asked = asked || peer.multi.as_ref().is_some_and(|multi| multi.asked);
         if let Some(error) = self.errors.get(&self.nodes[node].address) {
             return encode::error(&mut peer.output, error.as_bytes());
         }
@@ -223,17 +310,26 @@ impl FakeCluster {
             return encode::error(&mut peer.output, error.as_bytes());
         }
         let primary = self.replicas.get(&node).copied();
-        let reads = [&b"GET"[..], b"MGET", b"EXISTS"].contains(&&name[..]);
+        let reads = [&b"GET"[..], b"MGET", b"EXISTS"].contains(&name);
         let served_here = primary.filter(|_| reads && peer.readonly).unwrap_or(node);
         if let Some(redirection) = self.redirect(served_here, asked, frame) {
             return encode::error(&mut peer.output, redirection.as_bytes());
         }
-        self.nodes[served_here].run(&name, frame, peer);
+        if let Some(multi) = &mut peer.multi {
+            multi.queue.push(frame.bytes().to_vec());
+            return encode::simple(&mut peer.output, b"QUEUED");
+        }
+        if self.blocking && name == b"XREAD" {
+            peer.blocked = Some(frame.bytes().to_vec());
+            return;
+        }
+        self.nodes[served_here].run(name, frame, peer);
     }
 
     /// MOVED or ASK, as a node that does not serve the first key would answer.
     fn redirect(&self, node: usize, asked: bool, frame: &RequestFrame<'_>) -> Option<String> {
-        let key = frame.arg(1).filter(|_| !self.standalone)?;
+        let position = if frame.arg(0) == Some(b"XREAD") { 4 } else { 1 };
+        let key = frame.arg(position).filter(|_| !self.standalone)?;
         let slot = slot(key);
         let importer = self.migrating.get(&(slot as u16)).copied();
         if importer == Some(node) && asked {
@@ -320,6 +416,19 @@ impl Node {
                 let there = keys.iter().filter(|key| self.data.contains_key(**key)).count();
                 encode::integer(out, there as i64);
             }
+            b"WATCH" => {
+                let values = keys.iter().map(|key| (key.to_vec(), self.data.get(*key).cloned()));
+                peer.watched.extend(values);
+                encode::simple(out, b"OK");
+            }
+            b"BLPOP" => match self.data.remove(keys[0]) {
+                Some(value) => {
+                    encode::array_header(out, 2);
+                    encode::bulk(out, keys[0]);
+                    encode::bulk(out, &value);
+                }
+                None => peer.blocked = Some(frame.bytes().to_vec()),
+            },
             b"COMMAND" => encode::array_header(out, 0),
             _ => encode::error(out, b"ERR the fake node does not know this command"),
         }

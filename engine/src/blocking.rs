@@ -1,0 +1,165 @@
+//! For how long a blocking command may wait, and where it says so.
+
+use std::time::Duration;
+
+use crate::command::{self, Lookup};
+use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode};
+use crate::time::Instant;
+
+/// A command that may keep its connection waiting.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Blocking {
+    /// When the node is to answer, whatever happens; `None`: it waits for ever.
+    pub(crate) until: Option<Instant>,
+}
+
+/// Where a command has its timeout.
+struct Timeout {
+    position: usize,
+    unit: Unit,
+}
+
+/// In what a timeout is given.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Unit {
+    /// Seconds, with a fraction if need be.
+    Seconds,
+    Milliseconds,
+}
+
+impl Blocking {
+    /// What a command says of its waiting. A timeout that cannot be read is the node's to refuse.
+    pub(crate) fn of(name: &str, frame: &RequestFrame<'_>, now: Instant) -> Self {
+        let duration = Timeout::of(name, frame).and_then(|timeout| {
+            let argument = std::str::from_utf8(frame.arg(timeout.position)?).ok()?;
+            timeout.unit.read(argument)
+        });
+        Self { until: duration.filter(|wait| !wait.is_zero()).map(|wait| now + wait) }
+    }
+
+    /// The command with what is left of its timeout, for another try.
+    pub(crate) fn shorten(self, command: &[u8], now: Instant) -> Option<Vec<u8>> {
+        let left = self.until?.saturating_duration_since(now);
+        let mut parser = RequestParser::new();
+        let Ok(Parsed::Command { .. }) = parser.parse(command, &Limits::UNBOUNDED) else {
+            return None;
+        };
+        let frame = parser.frame(command);
+        let Lookup::Known(spec) = command::lookup(&frame) else { return None };
+        let timeout = Timeout::of(spec.name, &frame)?;
+        let shortened = timeout.unit.write(left);
+        let mut out = Vec::with_capacity(command.len());
+        encode::array_header(&mut out, frame.len());
+        for (position, argument) in frame.args().enumerate() {
+            let shortened = (position == timeout.position).then_some(shortened.as_bytes());
+            encode::bulk(&mut out, shortened.unwrap_or(argument));
+        }
+        Some(out)
+    }
+}
+
+impl Timeout {
+    fn of(name: &str, frame: &RequestFrame<'_>) -> Option<Self> {
+        let (position, unit) = match name {
+            "blpop" | "brpop" | "blmove" | "brpoplpush" | "bzpopmin" | "bzpopmax" => {
+                (frame.len().checked_sub(1)?, Unit::Seconds)
+            }
+            "blmpop" | "bzmpop" => (1, Unit::Seconds),
+            "xread" | "xreadgroup" => (block_option(frame)? + 1, Unit::Milliseconds),
+            _ => return None,
+        };
+        Some(Self { position, unit })
+    }
+}
+
+impl Unit {
+    fn read(self, argument: &str) -> Option<Duration> {
+        match self {
+            Self::Seconds => Duration::try_from_secs_f64(argument.parse().ok()?).ok(),
+            Self::Milliseconds => Some(Duration::from_millis(argument.parse().ok()?)),
+        }
+    }
+
+    /// Writes a timeout that is not zero: that would mean for ever.
+    fn write(self, wait: Duration) -> String {
+        let wait = wait.max(Duration::from_millis(1));
+        match self {
+            Self::Seconds => format!("{:.3}", wait.as_secs_f64()),
+            Self::Milliseconds => wait.as_millis().to_string(),
+        }
+    }
+}
+
+/// Where an `XREAD` or `XREADGROUP` says `BLOCK`, if it does, and not as the name of a group or
+/// stream.
+pub(crate) fn block_option(frame: &RequestFrame<'_>) -> Option<usize> {
+    let mut index = 1;
+    while let Some(option) = frame.arg(index) {
+        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
+        index += match () {
+            () if is(b"block") => return Some(index),
+            () if is(b"streams") => return None,
+            () if is(b"group") => 3,
+            () if is(b"claim") || is(b"count") => 2,
+            () => 1,
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode(words: &str) -> Vec<u8> {
+        let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
+        let mut command = Vec::new();
+        encode::command(&mut command, &words);
+        command
+    }
+
+    /// When a command that comes at second 100 is to be answered, in milliseconds from then.
+    fn wait(words: &str) -> Option<u128> {
+        let command = encode(words);
+        let mut parser = RequestParser::new();
+        parser.parse(&command, &Limits::UNBOUNDED).unwrap();
+        let frame = parser.frame(&command);
+        let Lookup::Known(spec) = command::lookup(&frame) else { panic!("{words}") };
+        let now = Instant::from_nanos(100_000_000_000);
+        let until = Blocking::of(spec.name, &frame, now).until?;
+        Some(until.saturating_duration_since(now).as_millis())
+    }
+
+    #[test]
+    fn every_blocking_command_says_how_long() {
+        assert_eq!(wait("BLPOP a b 1.5"), Some(1500));
+        assert_eq!(wait("BRPOP a 2"), Some(2000));
+        assert_eq!(wait("BLMOVE a b LEFT RIGHT 0.25"), Some(250));
+        assert_eq!(wait("BRPOPLPUSH a b 3"), Some(3000));
+        assert_eq!(wait("BZPOPMIN a 1"), Some(1000));
+        assert_eq!(wait("BLMPOP 4 1 a LEFT"), Some(4000));
+        assert_eq!(wait("BZMPOP 5 1 a MIN"), Some(5000));
+        assert_eq!(wait("XREAD COUNT 1 BLOCK 70 STREAMS s 0"), Some(70));
+        assert_eq!(wait("XREADGROUP GROUP block c BLOCK 80 STREAMS s >"), Some(80));
+    }
+
+    #[test]
+    fn zero_is_for_ever_and_nonsense_is_the_node_s_to_refuse() {
+        for words in ["BLPOP a 0", "BLPOP a -1", "BLPOP a x", "BLPOP a 1e300", "BLMPOP x 1 a LEFT"]
+        {
+            assert_eq!(wait(words), None, "{words}");
+        }
+    }
+
+    #[test]
+    fn another_try_has_what_is_left() {
+        let now = Instant::from_nanos(1_000_000_000);
+        let blocking = Blocking { until: Some(now + Duration::from_millis(1250)) };
+        let shortened = blocking.shorten(&encode("BLPOP a b 9"), now).unwrap();
+        assert_eq!(shortened, encode("BLPOP a b 1.250"));
+        let late = now + Duration::from_secs(2);
+        let shortened = blocking.shorten(&encode("XREAD BLOCK 9 STREAMS s 0"), late).unwrap();
+        assert_eq!(shortened, encode("XREAD BLOCK 1 STREAMS s 0"));
+        assert_eq!(Blocking { until: None }.shorten(&encode("BLPOP a 0"), now), None);
+    }
+}

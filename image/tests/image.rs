@@ -130,7 +130,7 @@ fn a_registry_hands_out_the_module_under_the_digest_that_was_printed() {
     let team = format!("{}/team", registry.port.addr());
     push.env("REGISTRY", &team).env("TAG", "t").env("TLS_VERIFY", "false").env("IMAGE", &layout);
     let printed = run(push, PATIENCE).unwrap();
-    assert_eq!(printed, format!("uri: oci://{team}/slotmesh:t\nsha256: {digest}\n"));
+    assert_eq!(printed, format!("uri: oci://{team}/slotmesh:t\nsha256: \"{digest}\"\n"));
 
     let pulled = dir.path().join("pulled");
     pull(&format!("{team}/slotmesh@sha256:{digest}"), &pulled).unwrap();

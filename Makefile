@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -80,6 +80,9 @@ commands: ## generate the command table anew
 
 commands-check: ## fail if the command table is not what its generator makes
 	python3 scripts/gen-commands.py --check
+
+manifests-check: test-deps ## build every kustomization and check what comes out against the schemas of its kinds
+	@.venv/bin/python scripts/check-manifests
 
 doc: ## build the documentation: target/doc
 	cargo doc --locked --workspace --no-deps --document-private-items

@@ -3,11 +3,13 @@
 //! It knows nothing of how proxy and servers were started. All it has is a redis-cli for each of
 //! them, so it can walk through any deployment that a command line reaches.
 
+mod erasing;
 mod mirroring;
 mod monitor;
 mod reading;
 mod sharding;
 
+pub use erasing::erase;
 pub use mirroring::mirroring;
 pub use reading::replica_reads;
 pub use sharding::sharding;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use slotmesh_testbed::walkthrough::{
-    RedisCli, heading, mirroring, passed, replica_reads, sharding,
-};
+use slotmesh_testbed::walkthrough::{RedisCli, heading, passed};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
 };
+
+use crate::walk::Deployment;
 
 pub(crate) fn run() -> Result<()> {
     let out = &mut io::stdout().lock();
@@ -26,7 +26,13 @@ pub(crate) fn run() -> Result<()> {
     let envoy = timed(out, "Envoy with slotmesh.wasm before them", || {
         Envoy::start(EnvoyOptions::new(config))
     })?;
-    walk(&cluster, &mirror, &envoy, out).with_context(|| {
+    let on_port = |server: &RedisServer| RedisCli::on_port(server.addr().port());
+    let deployment = Deployment {
+        proxy: RedisCli::on_port(envoy.addr().port()),
+        nodes: cluster.nodes().iter().map(on_port).collect(),
+        mirror: on_port(&mirror),
+    };
+    deployment.walk(out).with_context(|| {
         format!("Envoy's last words:\n{}\nthe walk-through failed", envoy.log())
     })?;
 
@@ -47,20 +53,6 @@ pub(crate) fn run() -> Result<()> {
          nothing of them."
     )?;
     Ok(())
-}
-
-fn walk(
-    cluster: &RedisCluster,
-    mirror: &RedisServer,
-    envoy: &Envoy,
-    out: &mut impl Write,
-) -> Result<()> {
-    let proxy = RedisCli::on_port(envoy.addr().port());
-    let nodes: Vec<RedisCli> =
-        cluster.nodes().iter().map(|node| RedisCli::on_port(node.addr().port())).collect();
-    sharding(&proxy, &nodes, out)?;
-    replica_reads(&proxy, &nodes, out)?;
-    mirroring(&proxy, &RedisCli::on_port(mirror.addr().port()), out)
 }
 
 /// Says what takes its time before it does, and how long it took.

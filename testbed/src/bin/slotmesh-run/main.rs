@@ -3,6 +3,7 @@
 mod check;
 mod compare;
 mod demo;
+mod walk;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -49,6 +50,22 @@ enum Action {
     Host {
         #[command(flatten)]
         proxy: ProxyArgs,
+    },
+    /// Walks through a deployment that runs already, wherever: each part is a command line that
+    /// reaches it with redis-cli. The proxy must read from replicas and copy writes to the mirror.
+    Walk {
+        /// Reaches the proxy: "kubectl exec -i client -- redis-cli -h redis".
+        #[arg(long)]
+        proxy: String,
+        /// Reaches one node; once for each node of the cluster.
+        #[arg(long = "node", required = true)]
+        nodes: Vec<String>,
+        /// Reaches the mirror.
+        #[arg(long)]
+        mirror: String,
+        /// Removes all keys of the cluster first.
+        #[arg(long)]
+        erase: bool,
     },
 }
 
@@ -138,6 +155,7 @@ fn run(action: Action) -> Result<()> {
             announce(host.addr());
             host.follow()
         }
+        Action::Walk { proxy, nodes, mirror, erase } => walk::run(&proxy, &nodes, &mirror, erase),
     }
 }
 

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -13,7 +13,7 @@ proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
 
 shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image \
-	istio/k8s/redis-cluster/create-cluster.sh .ci/run
+	istio/k8s/redis-cluster/create-cluster.sh kind-cluster/kind .ci/run
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +83,15 @@ commands-check: ## fail if the command table is not what its generator makes
 
 manifests-check: test-deps ## build every kustomization and check what comes out against the schemas of its kinds
 	@.venv/bin/python scripts/check-manifests
+
+kind-up: image ## start a Kubernetes in Docker with Istio, a Redis Cluster and Slotmesh: kind-cluster/README.md
+	@kind-cluster/kind up
+
+kind-verify: ## walk through it as `make demo` does, and check every step
+	@kind-cluster/kind verify
+
+kind-down: ## remove it
+	@kind-cluster/kind down
 
 doc: ## build the documentation: target/doc
 	cargo doc --locked --workspace --no-deps --document-private-items

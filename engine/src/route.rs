@@ -64,12 +64,13 @@ impl RouteTable {
     }
 
     /// Finds out where each of the keys at the positions `keys` lives. Returns the command as it is
-    /// to be sent.
+    /// to be sent. `attributes` are those of the client's connection.
     pub(crate) fn place<'a>(
         &self,
         frame: RequestFrame<'a>,
         keys: &[u32],
         read_only: bool,
+        attributes: &[Vec<u8>],
         places: &mut Places,
         rewritten: &'a mut Rewritten,
     ) -> Result<RequestFrame<'a>, NoRoute> {
@@ -81,7 +82,7 @@ impl RouteTable {
         }
         let Places { places, routes } = places;
         let frame = if routes.iter().any(|route| self.rewrites(*route)) {
-            self.rewrite(frame, keys, routes, rewritten);
+            self.rewrite(frame, keys, routes, attributes, rewritten);
             RequestFrame::new(&rewritten.bytes, &rewritten.args)
         } else {
             frame
@@ -163,6 +164,7 @@ impl RouteTable {
         frame: RequestFrame<'_>,
         keys: &[u32],
         routes: &[usize],
+        attributes: &[Vec<u8>],
         rewritten: &mut Rewritten,
     ) {
         let Rewritten { bytes, args } = rewritten;
@@ -176,7 +178,7 @@ impl RouteTable {
             let arg = match route {
                 Some(route) => {
                     key.clear();
-                    write_key(route, arg, &mut key);
+                    write_key(route, arg, attributes, &mut key);
                     &key[..]
                 }
                 None => arg,
@@ -203,21 +205,19 @@ pub(crate) fn shared_place(mut places: impl Iterator<Item = Place>) -> Option<Pl
 }
 
 /// What a route calls a key: its prefix taken off, then put where `%KEY%` stands.
-fn write_key(route: &Route, key: &[u8], out: &mut Vec<u8>) {
+fn write_key(route: &Route, key: &[u8], attributes: &[Vec<u8>], out: &mut Vec<u8>) {
     let start = if route.remove_prefix { route.prefix.len() } else { 0 };
     let key = key.get(start..).unwrap_or_default();
-    let Some(formatter) = &route.key_formatter else { return out.extend_from_slice(key) };
-    let mut parts = formatter.split("%KEY%");
-    out.extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-    for part in parts {
-        out.extend_from_slice(key);
-        out.extend_from_slice(part.as_bytes());
+    match &route.key_formatter {
+        Some(formatter) => formatter.write(key, attributes, out),
+        None => out.extend_from_slice(key),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KeyFormatter;
 
     fn route(prefix: &str, cluster: usize) -> Route {
         Route {
@@ -244,8 +244,9 @@ mod tests {
         parser.parse(&bytes, &crate::resp::Limits::default()).unwrap();
         let mut places = Places::default();
         let mut rewritten = Rewritten::default();
-        let sent =
-            table.place(parser.frame(&bytes), keys, false, &mut places, &mut rewritten).ok()?;
+        let sent = table
+            .place(parser.frame(&bytes), keys, false, &[], &mut places, &mut rewritten)
+            .ok()?;
         let words: Vec<_> = sent.args().map(|arg| String::from_utf8_lossy(arg)).collect();
         let words = words.join(" ");
         let mut again = Vec::new();
@@ -276,7 +277,7 @@ mod tests {
         let removed = Route { remove_prefix: true, ..route("p:", 1) };
         let formatted = Route {
             remove_prefix: true,
-            key_formatter: Some("<%KEY%|%KEY%>".to_owned()),
+            key_formatter: KeyFormatter::parse("<%KEY%|%KEY%>", &mut Vec::new()).ok(),
             ..route("f:", 1)
         };
         let table = table(&[removed, formatted], Some(route("", 0)));

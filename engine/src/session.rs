@@ -23,6 +23,8 @@ pub struct Session {
     pub(crate) authenticated: bool,
     /// RESP2 until HELLO says otherwise.
     pub(crate) protocol: Protocol,
+    /// What keys of it are made of beside themselves, in the configuration's order.
+    pub(crate) attributes: Vec<Vec<u8>>,
     /// What CLIENT SETNAME set; empty: none.
     pub(crate) name: Vec<u8>,
     pub(crate) parser: RequestParser,
@@ -64,6 +66,7 @@ impl Session {
             client_id,
             authenticated,
             protocol: Protocol::Resp2,
+            attributes: Vec::new(),
             name: Vec::new(),
             parser: RequestParser::default(),
             input: Vec::new(),

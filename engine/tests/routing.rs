@@ -5,7 +5,9 @@ mod support;
 use std::time::Duration;
 
 use slotmesh_engine::Config;
-use slotmesh_engine::config::{ClusterKind, Credentials, Fraction, Mirror, Route, Secret};
+use slotmesh_engine::config::{
+    Attribute, ClusterKind, Credentials, Fraction, Mirror, Route, Secret,
+};
 use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, encode};
 
 /// A configuration with a standalone server named `other` beside the cluster.
@@ -178,4 +180,37 @@ fn the_proxy_logs_in_where_it_has_to() {
     assert!(error.starts_with("-NOAUTH node-"), "{error}");
     assert!(error.contains("WRONGPASS invalid password"), "{error}");
     assert!(!format!("{error} {:?}", driver.log).contains("sesame"));
+}
+
+#[test]
+fn keys_are_made_of_what_the_host_knows_of_each_connection() {
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        *config = Config::from_json(
+            br#"{"settings": {"op_timeout": "2s"},
+                "prefix_routes": {"catch_all_route": {
+                    "cluster": "main",
+                    "key_formatter":
+                        "%FILTER_STATE(tenant:PLAIN)%:%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%:%KEY%"}},
+                "clusters": {"main": {"seeds": ["node-0:1"]}}}"#,
+        )
+        .unwrap();
+    });
+    let wanted = [Attribute::FilterState("tenant".to_owned()), Attribute::RemoteAddress];
+    assert_eq!(driver.proxy.attributes(), wanted);
+    let [known, long, unknown] = [(); 3].map(|()| driver.connect());
+    let address = b"10.0.0.1:4711".to_vec();
+    driver.introduce(known, vec![b"acme".to_vec(), address.clone()]);
+    driver.introduce(long, vec![vec![b'x'; 5000], address]);
+    for client in [known, long, unknown] {
+        driver.ask(client, "SET a 1");
+    }
+    assert_eq!(driver.ask(known, "MGET a b"), "*2 $1 1 $-1 ");
+    assert_eq!(driver.cluster.value("acme:10.0.0.1:a").unwrap(), "1");
+    for (words, reply) in [("MULTI", "+OK "), ("SET b 2", "+QUEUED "), ("EXEC", "*1 +OK ")] {
+        assert_eq!(driver.ask(known, words), reply, "{words}");
+    }
+    assert_eq!(driver.cluster.value("acme:10.0.0.1:b").unwrap(), "2");
+    assert_eq!(driver.cluster.value("::a").unwrap(), "1", "what is not known is left out");
+    let bounded = format!("{}:10.0.0.1:a", "x".repeat(1024));
+    assert_eq!(driver.cluster.value(&bounded).unwrap(), "1");
 }

@@ -1,5 +1,6 @@
 //! The router: one engine for each root context, fed by its callbacks and obeyed.
 
+use slotmesh_engine::config::Attribute;
 use slotmesh_engine::{Config, ConnectionId, Instant, LogLevel, Output, Proxy, SessionId};
 
 use crate::host::{self, Buffer, HostError, Level};
@@ -27,6 +28,8 @@ struct Client {
     paused: bool,
     /// It has sent bytes since, and they are still there.
     unread: bool,
+    /// It has sent bytes before, and the engine knows what it wants to know of it.
+    known: bool,
 }
 
 /// What doing as the engine says has led to.
@@ -70,6 +73,7 @@ impl Router {
             client.unread = true;
             return;
         }
+        self.introduce(session);
         let now = host::now();
         match host::read(Buffer::Downstream, size) {
             Ok(bytes) if host::replace_start(Buffer::Downstream, size, b"").is_ok() => {
@@ -81,6 +85,25 @@ impl Router {
             }
         }
         self.obey(now, tokens);
+    }
+
+    /// Tells the engine what it wants to know of a client that sends its first bytes. By then the
+    /// filters before this one have set what they know of it.
+    fn introduce(&mut self, session: SessionId) {
+        let Some(client) = self.clients.get_mut(session.index()) else { return };
+        if std::mem::replace(&mut client.known, true) || self.proxy.attributes().is_empty() {
+            return;
+        }
+        let values = self.proxy.attributes().iter().map(|attribute| {
+            let value = match attribute {
+                Attribute::FilterState(name) => host::property(&["filter_state", name]),
+                Attribute::RemoteAddress => host::property(&["source", "address"]),
+                Attribute::LocalAddress => host::property(&["destination", "address"]),
+            };
+            value.map(|value| value.to_vec()).unwrap_or_default()
+        });
+        let values = values.collect();
+        self.proxy.handle_downstream_attributes(session, values);
     }
 
     pub(crate) fn on_downstream_close(&mut self, session: SessionId, tokens: &mut Tokens<'_>) {

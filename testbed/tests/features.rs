@@ -92,6 +92,52 @@ fn keys_go_to_two_clusters_by_their_prefix() {
     assert!(!keys(&orders).contains("3") && !keys(&rest).contains("user:14"));
 }
 
+/// A filter that knows who a client is, by where it connects from.
+const TENANT_FILTER: &str = r#"    - filters:
+      - name: envoy.filters.network.set_filter_state
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config
+          on_new_connection:
+          - object_key: tenant
+            factory_key: envoy.string
+            format_string:
+              text_format_source: {inline_string: "acme-%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"}
+"#;
+
+#[test]
+fn keys_are_made_of_what_envoy_knows_of_the_connection() {
+    let server = RedisServer::start(&[]).unwrap();
+    let config = json!({
+        "settings": {"op_timeout": "5s"},
+        "prefix_routes": {
+            "routes": [
+                {"prefix": "t:", "cluster": "redis", "remove_prefix": true,
+                 "key_formatter": "%FILTER_STATE(tenant:PLAIN)%:%KEY%"},
+                {"prefix": "short:", "cluster": "redis", "remove_prefix": true,
+                 "key_formatter": "%FILTER_STATE(tenant:PLAIN):4%:%KEY%"},
+                {"prefix": "from:", "cluster": "redis", "remove_prefix": true,
+                 "key_formatter": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%:%KEY%"},
+                {"prefix": "to:", "cluster": "redis", "remove_prefix": true,
+                 "key_formatter": "%DOWNSTREAM_LOCAL_ADDRESS%:%KEY%"},
+            ],
+            "catch_all_route": {
+                "cluster": "redis", "key_formatter": "%FILTER_STATE(nobody)%<%KEY%>",
+            },
+        },
+        "clusters": {"redis": {"type": "STANDALONE", "seeds": [server.addr().to_string()]}},
+    });
+    let mut options = EnvoyOptions::new(PluginConfig::from_text(config.to_string()));
+    options.template = options.template.replacen("    - filters:\n", TENANT_FILTER, 1).into();
+    let envoy = Envoy::start(options).unwrap();
+    let mut client = Client::connect(envoy.addr());
+    let pairs = "MSET t:a 1 t:b 2 short:a 3 from:a 4 to:a 5 a 6";
+    assert_eq!(ask(&mut client, &pairs.split(' ').collect::<Vec<_>>()), r"+OK\r\n");
+    let local = format!("{}:a", envoy.addr());
+    let expected = ["acme-127.0.0.1:a", "acme-127.0.0.1:b", "acme:a", "127.0.0.1:a", &local, "<a>"];
+    let keys: BTreeSet<String> = keys_of(&server).into_iter().collect();
+    assert_eq!(keys, expected.map(str::to_owned).into());
+}
+
 #[test]
 fn half_a_mirror_holds_the_same_keys_on_every_run() {
     let cluster = RedisCluster::start(primaries_only()).unwrap();

@@ -2,11 +2,13 @@
 //! words are those of Envoy's `RedisProxy` and `RedisClusterConfig`.
 
 mod json;
+mod key_formatter;
 mod secret;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use key_formatter::{Attribute, KeyFormatter};
 pub use secret::Secret;
 use serde::Deserialize;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub clusters: Vec<ClusterConfig>,
     /// Which of them a key belongs to.
     pub routes: Routes,
+    /// What routes want to know of a client's connection, each once.
+    pub attributes: Vec<Attribute>,
     /// What a peer may send.
     pub limits: Limits,
     /// Words of the configuration that have no effect, and why: to be logged once.
@@ -127,8 +131,8 @@ pub struct Route {
     pub prefix: Vec<u8>,
     /// The prefix is taken off the key.
     pub remove_prefix: bool,
-    /// How the key is written anew: text and commands such as `%KEY%`.
-    pub key_formatter: Option<String>,
+    /// How the key is written anew.
+    pub key_formatter: Option<KeyFormatter>,
     /// Index into [`Config::clusters`].
     pub cluster: usize,
     /// Index of the cluster that answers reads instead, if another one does.

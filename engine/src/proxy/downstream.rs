@@ -24,6 +24,9 @@ use crate::transaction::Watch;
 /// A parked client that has sent this many bytes ahead is asked to wait.
 const READ_AHEAD: usize = 1024 * 1024;
 
+/// So many bytes of what is known of a connection become part of its keys, at most.
+const LONGEST_ATTRIBUTE: usize = 1024;
+
 /// The text that Redis gives a client that has not said who it is.
 const NOAUTH: &[u8] = b"NOAUTH Authentication required.";
 
@@ -45,6 +48,22 @@ impl Proxy {
         }
         self.refresh_topologies(now);
         session
+    }
+
+    /// What the host knows of a client's connection, in the order of [`Self::attributes`], empty
+    /// where it knows nothing; to be told before the first bytes are. Of a value
+    /// the first kilobyte counts.
+    pub fn handle_downstream_attributes(&mut self, id: SessionId, mut attributes: Vec<Vec<u8>>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        for value in &mut attributes {
+            value.truncate(LONGEST_ATTRIBUTE);
+        }
+        session.attributes = attributes;
+    }
+
+    /// What is known of a client's connection.
+    pub(super) fn attributes_of(&self, id: SessionId) -> &[Vec<u8>] {
+        self.sessions.get(id).map_or(&[], |session| &session.attributes)
     }
 
     /// A client has sent bytes.
@@ -320,6 +339,7 @@ impl Proxy {
         let mut scratch = std::mem::take(&mut self.scratch);
         let Scratch { keys, places, rewritten, cut } = &mut scratch;
         let (spec, frame) = (command.spec, command.frame);
+        let known = self.attributes_of(id);
         match command::keys(spec, &frame, keys) {
             Err(KeysError::Arity) => {
                 let error = CommandError::Arity(spec);
@@ -328,28 +348,30 @@ impl Proxy {
             }
             // Redis itself will say what is wrong with it.
             Err(KeysError::Malformed) => self.send_anywhere(id, command, now),
-            Ok(()) => match self.routes.place(frame, keys, spec.is_read(), places, rewritten) {
-                Err(NoRoute) => self.answer_no_route(id, spec),
-                Ok(frame) => {
-                    let policy = self.policy(id, &command, places);
-                    let command = Command { frame, keys, policy, ..command };
-                    let here = places.as_slice().iter().copied();
-                    let submitted = match self.strays(id, &command, places) {
-                        true => Err(CrossSlot),
-                        false => self.submit(Owner::Session(id), command, here, cut, now),
-                    };
-                    match submitted {
-                        Ok(()) if command.way == Way::Shared => {
-                            self.mirror(command, places, cut, now);
-                        }
-                        Ok(()) => {}
-                        Err(CrossSlot) => {
-                            self.stats.fail(spec);
-                            self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
+            Ok(()) => {
+                match self.routes.place(frame, keys, spec.is_read(), known, places, rewritten) {
+                    Err(NoRoute) => self.answer_no_route(id, spec),
+                    Ok(frame) => {
+                        let policy = self.policy(id, &command, places);
+                        let command = Command { frame, keys, policy, ..command };
+                        let here = places.as_slice().iter().copied();
+                        let submitted = match self.strays(id, &command, places) {
+                            true => Err(CrossSlot),
+                            false => self.submit(Owner::Session(id), command, here, cut, now),
+                        };
+                        match submitted {
+                            Ok(()) if command.way == Way::Shared => {
+                                self.mirror(command, places, cut, now);
+                            }
+                            Ok(()) => {}
+                            Err(CrossSlot) => {
+                                self.stats.fail(spec);
+                                self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
+                            }
                         }
                     }
                 }
-            },
+            }
         }
         self.scratch = scratch;
     }

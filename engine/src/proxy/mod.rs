@@ -23,7 +23,7 @@ use faults::Delayed;
 use crate::arena::Arena;
 use crate::buffers::Buffers;
 use crate::cluster::Cluster;
-use crate::config::Config;
+use crate::config::{Attribute, Config};
 use crate::hold::Hold;
 use crate::output::{LogLevel, Output, Queued};
 use crate::request::Requests;
@@ -230,6 +230,11 @@ impl Proxy {
             Queued::ReportStats => Some(Output::ReportStats),
             Queued::Log(level, message) => Some(Output::Log { level, message }),
         }
+    }
+
+    /// What keys are made of beside themselves: see [`Self::handle_downstream_attributes`].
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.config.attributes
     }
 
     /// Clients connected at the moment.

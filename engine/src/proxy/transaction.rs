@@ -351,7 +351,8 @@ impl Proxy {
                 return Err(error);
             }
         }
-        let Ok(frame) = self.routes.place(frame, keys, false, places, rewritten) else {
+        let known = self.attributes_of(id);
+        let Ok(frame) = self.routes.place(frame, keys, false, known, places, rewritten) else {
             return Err(error(NO_ROUTE));
         };
         let place = shared_place(places.as_slice().iter().copied());

@@ -106,6 +106,12 @@ impl Driver {
         ClientId(self.clients.len() - 1)
     }
 
+    /// The host tells what it knows of a client's connection.
+    pub fn introduce(&mut self, client: ClientId, attributes: Vec<Vec<u8>>) {
+        let session = self.clients[client.0].session.unwrap();
+        self.proxy.handle_downstream_attributes(session, attributes);
+    }
+
     pub fn disconnect(&mut self, client: ClientId) {
         let session = self.clients[client.0].session.take().unwrap();
         self.proxy.handle_downstream_close(session);

@@ -10,8 +10,7 @@ use super::data_source::DataSource;
 use super::fraction::{RawFraction, RawRuntimeFraction};
 use super::routes::{RawMirror, RawReadCommandPolicy, RawRoute};
 use super::settings::RawConnectionRateLimit;
-use super::{RawConfig, RawFault, RawPrefixRoutes, RawSettings, RawUser, not_yet, tests::SMALLEST};
-use crate::Config;
+use super::{RawConfig, RawFault, RawPrefixRoutes, RawSettings, RawUser};
 
 const DOCUMENT: &str = include_str!("../../../../docs/configuration.md");
 
@@ -115,15 +114,4 @@ fn every_word_may_be_written_in_lower_camel_case() {
             assert!(words.contains(&camel_case(word)), "{object}.{word} has no alias");
         }
     }
-}
-
-#[test]
-fn the_document_lists_what_the_engine_does_not_act_on_yet() {
-    let config = Config::from_json(SMALLEST.as_bytes()).unwrap();
-    let fields: Vec<&str> = not_yet::fields(&config).into_iter().map(|(field, _)| field).collect();
-    let (_, section) = DOCUMENT.split_once("\n## Not implemented yet\n").unwrap();
-    let section = section.split("\n## ").next().unwrap();
-    let listed: Vec<&str> =
-        section.lines().filter_map(|line| line.strip_prefix("- `")?.strip_suffix('`')).collect();
-    assert_eq!(listed, fields);
 }

@@ -17,7 +17,6 @@ mod error_tests;
 mod faults;
 mod field;
 mod fraction;
-mod not_yet;
 mod routes;
 mod settings;
 #[cfg(test)]
@@ -33,7 +32,7 @@ use self::faults::RawFault;
 use self::field::{Entries, Field};
 use self::routes::RawPrefixRoutes;
 use self::settings::RawSettings;
-use super::{Config, ConfigError, Limits};
+use super::{Attribute, Config, ConfigError, Limits};
 
 /// What errors name that concern no single field.
 const WHOLE: &str = "the plugin configuration";
@@ -45,6 +44,8 @@ const TYPE: &str = "type.googleapis.com/envoy.extensions.filters.network.redis_p
 struct Reader<'a> {
     environment: &'a dyn Fn(&str) -> Option<Vec<u8>>,
     notes: Vec<String>,
+    /// What keys are made of beside themselves.
+    attributes: Vec<Attribute>,
 }
 
 /// Envoy's `RedisProxy`, with `clusters` and `users` beside it.
@@ -102,13 +103,10 @@ impl Config {
         json: &[u8],
         environment: impl Fn(&str) -> Option<Vec<u8>>,
     ) -> Result<Self, ConfigError> {
-        let config = read(json, &environment)?;
-        not_yet::check(&config)?;
-        Ok(config)
+        read(json, &environment)
     }
 }
 
-/// The configuration, including what the engine does not act on yet.
 fn read(json: &[u8], environment: &dyn Fn(&str) -> Option<Vec<u8>>) -> Result<Config, ConfigError> {
     if json.iter().all(u8::is_ascii_whitespace) {
         let reason = "is empty: Slotmesh needs at least settings.op_timeout, \
@@ -121,7 +119,7 @@ fn read(json: &[u8], environment: &dyn Fn(&str) -> Option<Vec<u8>>) -> Result<Co
         json_error(&path, error.inner())
     })?;
     json.end().map_err(|error| json_error(".", &error))?;
-    raw.check(&mut Reader { environment, notes: Vec::new() })
+    raw.check(&mut Reader { environment, notes: Vec::new(), attributes: Vec::new() })
 }
 
 /// Where the JSON itself is broken, the line and column say enough, and the last word read may be a
@@ -199,6 +197,7 @@ impl RawConfig {
             faults,
             clusters,
             routes,
+            attributes: std::mem::take(&mut reader.attributes),
             limits: Limits::default(),
             notes: std::mem::take(&mut reader.notes),
         })

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use super::super::{ClusterConfig, ConfigError, Fraction, Mirror, ReadPolicy, Route, Routes};
+use super::super::{
+    ClusterConfig, ConfigError, Fraction, KeyFormatter, Mirror, ReadPolicy, Route, Routes,
+};
 use super::Reader;
 use super::field::Field;
 use super::fraction::RawRuntimeFraction;
@@ -132,7 +134,11 @@ impl RawRoute {
         Ok(Route {
             prefix: self.prefix.unwrap_or_default().into_bytes(),
             remove_prefix: self.remove_prefix.unwrap_or(false),
-            key_formatter: check_formatter(&at.member("key_formatter"), self.key_formatter)?,
+            key_formatter: check_formatter(
+                &at.member("key_formatter"),
+                self.key_formatter,
+                reader,
+            )?,
             cluster,
             read_cluster,
             read_policy: self.read_policy,
@@ -173,12 +179,12 @@ fn index_of(
         .ok_or_else(|| at.refuse(format!("no cluster '{name}' in clusters")))
 }
 
-/// Commands stand between percent signs, and a percent sign itself is written twice.
-fn check_formatter(at: &Field, text: Option<String>) -> Result<Option<String>, ConfigError> {
-    if let Some(text) = &text
-        && text.matches('%').count() % 2 == 1
-    {
-        return Err(at.refuse(format!("'{text}' has a command that does not end: write %KEY%")));
-    }
-    at.not_empty(text)
+fn check_formatter(
+    at: &Field,
+    text: Option<String>,
+    reader: &mut Reader<'_>,
+) -> Result<Option<KeyFormatter>, ConfigError> {
+    let Some(text) = at.not_empty(text)? else { return Ok(None) };
+    let formatter = KeyFormatter::parse(&text, &mut reader.attributes);
+    formatter.map(Some).map_err(|reason| at.refuse(reason))
 }

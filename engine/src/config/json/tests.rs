@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::super::{
-    ClusterKind, Config, FaultKind, Fraction, HostPattern, ReadPolicy, Route, Secret,
+    Attribute, ClusterKind, Config, FaultKind, Fraction, HostPattern, ReadPolicy, Route, Secret,
 };
-use super::{not_yet, read};
+use super::read;
 use crate::cluster::Address;
 
 pub(super) const SMALLEST: &str = r#"{
@@ -200,7 +200,8 @@ fn routes_name_clusters_by_index() {
             r#""case_insensitive": true,
            "routes": [
                {"prefix": "a:", "remove_prefix": true, "cluster": "other",
-                "key_formatter": "x:%KEY%", "read_policy": "ANY",
+                "key_formatter": "%DOWNSTREAM_REMOTE_PORT%:%KEY%",
+                "read_policy": "ANY",
                 "read_command_policy": {"cluster": "main"},
                 "request_mirror_policy": [{
                     "cluster": "main", "draw_per_command": true,
@@ -214,7 +215,9 @@ fn routes_name_clusters_by_index() {
     assert!(config.routes.case_insensitive);
     let [a, b] = &config.routes.prefixes[..] else { panic!("{:?}", config.routes) };
     assert_eq!((&*a.prefix, a.remove_prefix, a.cluster), (&b"a:"[..], true, 0));
-    assert_eq!((a.key_formatter.as_deref(), a.read_cluster), (Some("x:%KEY%"), Some(1)));
+    assert!(a.key_formatter.is_some());
+    assert_eq!(config.attributes, [Attribute::RemoteAddress]);
+    assert_eq!(a.read_cluster, Some(1));
     assert_eq!(a.read_policy, Some(ReadPolicy::Any));
     assert_eq!(a.mirrors[0].cluster, 1);
     assert!(a.mirrors[0].draw_per_command && !a.mirrors[0].exclude_read_commands);
@@ -342,46 +345,4 @@ fn a_word_without_effect_leaves_a_note() {
     }
     let unused = SMALLEST.replace("\"main\": {", r#""other": {"seeds": ["a:1"]}, "main": {"#);
     assert_eq!(config(&unused).notes, ["clusters.other has no effect: no route names it"]);
-}
-
-#[test]
-fn a_field_that_the_engine_does_not_act_on_yet_is_refused() {
-    use Place::{CatchAll, Cluster, Root, Routes, Settings};
-    let examples = [
-        (Root, r#""stat_prefix": "x""#),
-        (Root, r#""latency_in_micros": true"#),
-        (Root, r#""users": [{"name": "bob", "passwords": [{"inline_string": "b"}]}]"#),
-        (Root, r#""faults": [{"fault_type": "ERROR", "fault_enabled": {"default_value": {}}}]"#),
-        (Settings, r#""enable_redirection": false"#),
-        (Settings, r#""read_policy": "ANY""#),
-        (Settings, r#""enable_command_stats": true"#),
-        (Settings, r#""max_upstream_unknown_connections": 1"#),
-        (Settings, r#""connection_rate_limit": {"connection_rate_limit_per_sec": 1}"#),
-        (Settings, r#""connections_per_node": 2"#),
-        (Settings, r#""zone": "a""#),
-        (Routes, r#""routes": [{"prefix": "a", "cluster": "main"}]"#),
-        (Routes, r#""case_insensitive": true"#),
-        (CatchAll, r#""key_formatter": "%KEY%""#),
-        (CatchAll, r#""read_command_policy": {"cluster": "main"}"#),
-        (CatchAll, r#""read_policy": "ANY""#),
-        (CatchAll, r#""request_mirror_policy": [{"cluster": "main"}]"#),
-        (Cluster, r#""auth_password": {"inline_string": "x"}"#),
-        (Cluster, r#""enable_zone_discovery": true"#),
-        (Cluster, r#""zones": {"10.0.0.0/8": "a"}"#),
-    ];
-    let standalone = SMALLEST
-        .replace(", \"[::1]:7001\"", "")
-        .replace("\"seeds\"", "\"type\": \"STANDALONE\", \"seeds\"");
-    let examples = examples.map(|(place, words)| place.with(words)).into_iter().chain([standalone]);
-    for example in examples {
-        let set: Vec<_> =
-            not_yet::fields(&config(&example)).into_iter().filter(|(_, is_set)| *is_set).collect();
-        match (Config::from_json(example.as_bytes()), &set[..]) {
-            (Err(error), [(field, _)]) => {
-                assert_eq!(error.to_string(), format!("{field}: is not implemented yet"));
-            }
-            (Ok(_), []) => {} // the engine has learnt it
-            (outcome, set) => panic!("{example}: {outcome:?}, {set:?}"),
-        }
-    }
 }

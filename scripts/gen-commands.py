@@ -50,6 +50,10 @@ OUTCOMES = {
     "Split::KeyOrder": ("split", "by slot; elements in the order of the keys"),
     "Split::AllOk": ("split", "by slot; OK when every part is"),
     "Split::Sum": ("split", "by slot; the sum of the parts"),
+    "Subscribe": ("answered", "when a node has confirmed what clients have in common"),
+    "Unsubscribe": ("answered", "by the proxy"),
+    "Publish::Channel": ("forwarded", "to the node at which this proxy's clients are subscribed"),
+    "Publish::ShardChannel": ("forwarded", "to the owner of the channel's slot"),
     "Local": ("answered", "by the proxy"),
 }
 

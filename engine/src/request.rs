@@ -6,6 +6,7 @@ use crate::arena::{Arena, Key};
 use crate::blocking::Blocking;
 use crate::cluster::Slot;
 use crate::config::ReadPolicy;
+use crate::pubsub::Subscribing;
 use crate::resp::Protocol;
 use crate::route::Place;
 use crate::session::SessionId;
@@ -47,6 +48,9 @@ pub(crate) struct Request {
     pub(crate) exec: Option<Box<Exec>>,
     /// What it is counted as; `None` for what the proxy answers itself.
     pub(crate) tally: Option<Tally>,
+    /// Receivers of a published message that the node does not know of: see
+    /// [`crate::pubsub::Receivers`].
+    pub(crate) more_receivers: i64,
     /// When the client is told that no reply came.
     deadline: Instant,
     /// Among those whose time runs out.
@@ -95,6 +99,8 @@ pub(crate) enum State {
     Split(Box<Split>),
     /// A HELLO that waits until this cluster has told its version of Redis.
     Hello(usize),
+    /// Nodes are to confirm subscriptions.
+    Subscribing(Box<Subscribing>),
     /// The reply is there, but is to be held back for a while.
     Delayed,
     /// The reply is there, but replies to earlier commands of the session are not.
@@ -106,7 +112,9 @@ pub(crate) enum State {
 pub(crate) struct Part {
     /// Index of the cluster.
     pub(crate) cluster: usize,
-    /// `None`: any primary will do.
+    /// `None`: any primary will do; if it must be the master, that of [`Cluster::home`].
+    ///
+    /// [`Cluster::home`]: crate::cluster::Cluster::home
     pub(crate) slot: Option<Slot>,
     /// Which nodes may answer; [`ReadPolicy::Master`] for whatever writes.
     pub(crate) policy: ReadPolicy,
@@ -150,6 +158,7 @@ impl Request {
             way: Way::Shared,
             exec: None,
             tally: None,
+            more_receivers: 0,
             deadline: Instant::default(),
             linked: false,
             earlier: None,
@@ -170,6 +179,7 @@ impl Request {
         let (whole, split) = match &self.state {
             State::Whole(part) => (Some(part.cluster), None),
             State::Hello(cluster) => (Some(*cluster), None),
+            State::Subscribing(subscribing) => (Some(subscribing.cluster), None),
             State::Split(split) => (None, Some(split.clusters())),
             State::Delayed | State::Answered(_) => (None, None),
         };
@@ -181,7 +191,7 @@ impl Request {
         match &self.state {
             State::Whole(whole) => (part == 0).then_some(whole),
             State::Split(split) => split.parts().nth(part as usize)?,
-            State::Hello(_) | State::Delayed | State::Answered(_) => None,
+            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => None,
         }
     }
 
@@ -191,7 +201,7 @@ impl Request {
         match &self.state {
             State::Whole(whole) => is_there(whole),
             State::Split(split) => split.parts().flatten().any(is_there),
-            State::Hello(_) | State::Delayed | State::Answered(_) => false,
+            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => false,
         }
     }
 
@@ -200,7 +210,7 @@ impl Request {
         match &mut self.state {
             State::Whole(whole) => (part == 0).then_some(whole),
             State::Split(split) => split.part_mut(part),
-            State::Hello(_) | State::Delayed | State::Answered(_) => None,
+            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::arena::Key;
 use crate::buffers::Buffers;
+use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
 use crate::resp::{Protocol, RequestParser};
 use crate::transaction::{Transaction, Watch};
@@ -27,6 +28,8 @@ pub struct Session {
     pub(crate) attributes: Vec<Vec<u8>>,
     /// What CLIENT SETNAME set; empty: none.
     pub(crate) name: Vec<u8>,
+    /// What it hears of.
+    pub(crate) subscribed: Subscribed,
     pub(crate) parser: RequestParser,
     /// Bytes read but not yet taken as commands: an unfinished one, or, while `parked`, any
     /// number.
@@ -48,7 +51,8 @@ pub struct Session {
     pub(crate) watch: Watch,
     /// Connections that nobody else uses at the moment.
     pub(crate) dedicated: SmallVec<[ConnectionId; 1]>,
-    /// The last command of `pending` runs on such a connection, where none can follow it yet.
+    /// The last command of `pending` runs on such a connection, where none can follow it yet, or
+    /// changes what the session hears of.
     pub(crate) alone: bool,
     /// No further command is read before `pending` is empty.
     pub(crate) parked: bool,
@@ -68,6 +72,7 @@ impl Session {
             protocol: Protocol::Resp2,
             attributes: Vec::new(),
             name: Vec::new(),
+            subscribed: Subscribed::default(),
             parser: RequestParser::default(),
             input: Vec::new(),
             counted_input: 0,
@@ -99,6 +104,11 @@ impl Session {
         if self.watch.connection().is_some() {
             self.watch = Watch::Lost;
         }
+    }
+
+    /// Whether only few commands are allowed, because messages cannot be told from replies.
+    pub(crate) fn is_in_subscriber_mode(&self) -> bool {
+        self.protocol == Protocol::Resp2 && !self.subscribed.is_empty()
     }
 
     /// The buffer that replies go to.

@@ -184,7 +184,6 @@ fn redis_cli_prints_replies_and_errors_of_every_kind() {
         ("RENAME cli:c cli:d", "CROSSSLOT Keys in request don't hash to the same slot\n\n"),
         ("BLPOP cli:list 1", "ERR blocking commands are not supported by this proxy yet\n\n"),
         ("MULTI", "ERR transactions are not supported by this proxy yet\n\n"),
-        ("SUBSCRIBE cli", "ERR publish/subscribe is not supported by this proxy yet\n\n"),
         ("SCAN 0", "ERR commands on the whole data set are not supported by this proxy yet\n\n"),
         ("GET cli:c", "1\n"),
     ];
@@ -436,7 +435,6 @@ fn is_refused(connection: &mut Connection, name: &str) {
     };
     yet(refusal(connection, &["BLPOP", name, "1"]));
     yet(refusal(connection, &["XREAD", "BLOCK", "1", "STREAMS", name, "$"]));
-    yet(refusal(connection, &["SUBSCRIBE", name]));
     yet(refusal(connection, &["SCAN", "0"]));
     // Not `pipe().atomic()`: in 1.8.1 it panics (its counter underflows) when MULTI itself fails.
     yet(refusal(connection, &["MULTI"]));

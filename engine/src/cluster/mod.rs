@@ -129,9 +129,30 @@ impl Cluster {
         self.shards.get(rng.below(self.shards.len())).map(|shard| shard.primary)
     }
 
+    /// The primary for what any node could do but one must: it is the same for everybody who sees
+    /// the same topology. The first that is well, in the order of the slots.
+    pub(crate) fn home(&self, now: Instant) -> Option<NodeIndex> {
+        let owners = || {
+            let runs = self.slots.chunk_by(|left, right| left == right);
+            let shards = runs.filter_map(|run| self.shards.get(usize::from(*run.first()?)));
+            shards.map(|shard| shard.primary)
+        };
+        let is_well = |index: &NodeIndex| self.node(*index).is_some_and(|node| node.is_well(now));
+        owners().find(is_well).or_else(|| owners().next())
+    }
+
+    /// The node at this address, if it belongs to the cluster as far as is known.
+    pub(crate) fn member_mut(&mut self, address: &Address) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.member && node.address == *address)
+    }
+
     /// How many nodes and shards are known.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.nodes.iter().filter(|node| node.member).count(), self.shards.len())
+    }
+
+    pub(crate) fn node(&self, index: NodeIndex) -> Option<&Node> {
+        self.nodes.get(index.position())
     }
 
     pub(crate) fn node_mut(&mut self, index: NodeIndex) -> Option<&mut Node> {
@@ -392,6 +413,22 @@ mod tests {
         assert_eq!(owner(&cluster, 8192), "b:1");
         assert!(cluster.install(&topology(&[(0, 16383, "b:1")])));
         assert_eq!(owner(&cluster, 0), "b:1");
+    }
+
+    #[test]
+    fn home_is_the_first_primary_that_is_well() {
+        let mut cluster = cluster();
+        let now = Instant::default();
+        assert_eq!(cluster.home(now), None);
+        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]));
+        let home = |cluster: &Cluster| {
+            cluster.nodes[cluster.home(now).unwrap().position()].address.to_string()
+        };
+        assert_eq!(home(&cluster), "a:1");
+        cluster.member_mut(&address("a:1")).unwrap().note_failure(now, &mut Rng::new(1));
+        assert_eq!(home(&cluster), "b:1");
+        cluster.member_mut(&address("b:1")).unwrap().note_failure(now, &mut Rng::new(1));
+        assert_eq!(home(&cluster), "a:1");
     }
 
     #[test]

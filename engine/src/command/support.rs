@@ -2,6 +2,7 @@
 
 use crate::blocking::block_option;
 use crate::command::{CommandSpec, Flags};
+use crate::pubsub::TopicKind;
 use crate::resp::RequestFrame;
 
 /// What the proxy does with a command.
@@ -18,6 +19,12 @@ pub enum Support {
     Transaction(Verb),
     /// Answered by the proxy.
     Local(Local),
+    /// Subscribes the client to topics, in common with others.
+    Subscribe(TopicKind),
+    /// Ends subscriptions of the client.
+    Unsubscribe(TopicKind),
+    /// Sent to the node at which this proxy's clients are subscribed.
+    Publish(TopicKind),
     /// Sent to any node: each would give the same answer.
     AnyNode,
     /// Answered with an error.
@@ -166,6 +173,16 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::Reset), &["reset"]),
     (Support::Local(Local::Select), &["select"]),
 
+    // Messages.
+    (Support::Subscribe(TopicKind::Channel), &["subscribe"]),
+    (Support::Subscribe(TopicKind::Pattern), &["psubscribe"]),
+    (Support::Subscribe(TopicKind::ShardChannel), &["ssubscribe"]),
+    (Support::Unsubscribe(TopicKind::Channel), &["unsubscribe"]),
+    (Support::Unsubscribe(TopicKind::Pattern), &["punsubscribe"]),
+    (Support::Unsubscribe(TopicKind::ShardChannel), &["sunsubscribe"]),
+    (Support::Publish(TopicKind::Channel), &["publish"]),
+    (Support::Publish(TopicKind::ShardChannel), &["spublish"]),
+
     // About the server as such.
     (Support::AnyNode, &[
         "command", "command|count", "command|docs", "command|getkeys", "command|getkeysandflags",
@@ -191,9 +208,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
     ]),
     (Support::Refuse(Reason::Blocking), &["wait", "waitaof"]),
     (Support::Refuse(Reason::PubSub), &[
-        "psubscribe", "publish", "pubsub|channels", "pubsub|numpat", "pubsub|numsub",
-        "pubsub|shardchannels", "pubsub|shardnumsub", "punsubscribe", "spublish", "ssubscribe",
-        "subscribe", "sunsubscribe", "unsubscribe",
+        "pubsub|channels", "pubsub|numpat", "pubsub|numsub", "pubsub|shardchannels",
+        "pubsub|shardnumsub",
     ]),
     (Support::Transaction(Verb::Discard), &["discard"]),
     (Support::Transaction(Verb::Exec), &["exec"]),

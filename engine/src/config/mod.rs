@@ -239,6 +239,9 @@ pub struct Limits {
     pub held_bytes: usize,
     /// Bytes of copies that wait for a mirror; further ones are dropped.
     pub mirror_bytes: usize,
+    /// Bytes of all clients' subscriptions: names of channels, and the books about them; further
+    /// ones are refused.
+    pub subscription_bytes: usize,
 }
 
 /// Why a configuration was not accepted; names the field.
@@ -324,6 +327,7 @@ impl Default for Limits {
             connection_bytes: 1024 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,
+            subscription_bytes: 256 * 1024 * 1024,
         }
     }
 }

@@ -34,6 +34,12 @@ impl Proxy {
     pub(super) fn take_reply(&mut self, sub_request: SubRequestId, reply: &[u8]) {
         let id = sub_request.request;
         self.fail_overtaken(sub_request);
+        if let Some(count) = self.count_receivers(id, reply) {
+            let mut counted = self.buffers.take();
+            encode::integer(&mut counted, count);
+            self.deliver(id, &counted);
+            return self.buffers.recycle(counted);
+        }
         let Some(request) = self.requests.waiting(id) else { return };
         if let Some(exec) = request.exec.take() {
             let mut merged = self.buffers.take();
@@ -76,6 +82,7 @@ impl Proxy {
                 self.abandon_dedicated(session);
             }
         }
+        self.abandon_subscribe(id);
         self.deliver(id, &error);
         self.buffers.recycle(error);
     }

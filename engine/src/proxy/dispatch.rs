@@ -28,6 +28,7 @@ impl Proxy {
         let Some(part) = request.part_mut(sub_request.part).copied() else { return };
         let Some(cluster) = self.clusters.get_mut(part.cluster) else { return };
         let node = match (part.slot, part.policy) {
+            (None, ReadPolicy::Master) => cluster.home(now),
             (None, _) => cluster.any_primary(&mut self.rng),
             (Some(slot), ReadPolicy::Master) => cluster.owner(slot),
             (Some(slot), policy) => cluster.reader(slot, policy, self.zone.as_deref(), now),
@@ -197,10 +198,11 @@ impl Proxy {
         let fits = |credentials: &&Credentials| {
             credentials.address.as_ref().is_none_or(|only| only == address)
         };
+        let is_shared = matches!(purpose, Purpose::Shared(..));
         Handshake {
             credentials: cluster.config.credentials.iter().find(fits).cloned(),
-            read_only: purpose != Purpose::Refresh && self.routes.reads_from_replicas(),
-            zone: purpose != Purpose::Refresh && cluster.config.enable_zone_discovery,
+            read_only: is_shared && self.routes.reads_from_replicas(),
+            zone: is_shared && cluster.config.enable_zone_discovery,
         }
     }
 

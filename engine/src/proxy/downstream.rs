@@ -97,8 +97,10 @@ impl Proxy {
         self.stats.touch();
         self.input_bytes -= session.counted_input;
         for request in session.pending {
+            self.abandon_subscribe(request);
             self.requests.remove(request);
         }
+        self.drop_subscriptions(id, session.subscribed);
         self.buffers.recycle(session.input);
         self.buffers.recycle(session.output);
     }
@@ -274,6 +276,9 @@ impl Proxy {
         len: usize,
         now: Instant,
     ) {
+        if self.answer_subscriber(id, spec, frame) {
+            return;
+        }
         let mut command = Command {
             spec,
             frame: *frame,
@@ -299,6 +304,9 @@ impl Proxy {
                 command.merge = Some(merge);
                 self.send_keyed(id, command, now);
             }
+            Support::Subscribe(kind) => self.subscribe(id, kind, command, now),
+            Support::Unsubscribe(kind) => self.unsubscribe(id, kind, frame),
+            Support::Publish(kind) => self.publish(id, kind, command, now),
             Support::AnyNode => self.send_anywhere(id, command, now),
             Support::Block => {
                 let blocking = Blocking::of(spec.name, frame, now);
@@ -400,12 +408,8 @@ impl Proxy {
         let Some(route) = self.routes.keyless() else {
             return self.answer_no_route(id, command.spec);
         };
-        let part = Part {
-            cluster: route.cluster,
-            slot: None,
-            policy: ReadPolicy::Master,
-            redirections: 0,
-        };
+        let part =
+            Part { cluster: route.cluster, slot: None, policy: ReadPolicy::Any, redirections: 0 };
         let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
         if let Some(request) = request {
             self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
@@ -500,7 +504,8 @@ impl Proxy {
                     session.epoch = self.epoch;
                 }
                 request.protocol = session.protocol;
-                session.alone = command.way != Way::Shared;
+                let subscribes = matches!(command.spec.support, Support::Subscribe(_));
+                session.alone = subscribes || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));
                 let request = self.requests.insert_waiting(request, deadline);
                 session.note_pending(request, command.len);

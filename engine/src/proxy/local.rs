@@ -83,7 +83,9 @@ impl Proxy {
             }
             Local::Reset => {
                 session.reset(self.config.users.is_empty());
+                let subscribed = std::mem::take(&mut session.subscribed);
                 self.discard(id);
+                self.drop_subscriptions(id, subscribed);
                 self.answer(id, |out| encode::simple(out, b"RESET"));
                 Ok(())
             }

@@ -1,8 +1,8 @@
 //! The owner of everything: sessions, requests, connections, clusters.
 //!
 //! Its parts follow the way of the bytes: `downstream` reads commands, `local` answers some of
-//! them, `dispatch` sends the others to nodes, `upstream` takes in what nodes answer, `deliver`
-//! puts replies in order, `refresh` keeps the topology fresh.
+//! them, `pubsub` those about messages, `dispatch` sends the others to nodes, `upstream` takes in what
+//! nodes answer, `deliver` puts replies in order, `refresh` keeps the topology fresh.
 
 mod dedicated;
 mod deliver;
@@ -10,6 +10,7 @@ mod dispatch;
 mod downstream;
 mod faults;
 mod local;
+mod pubsub;
 mod refresh;
 mod stats;
 mod transaction;
@@ -26,6 +27,7 @@ use crate::cluster::Cluster;
 use crate::config::{Attribute, Config};
 use crate::hold::Hold;
 use crate::output::{LogLevel, Output, Queued};
+use crate::pubsub::Registry;
 use crate::request::Requests;
 use crate::rng::Rng;
 use crate::route::{Places, Rewritten, RouteTable};
@@ -61,6 +63,8 @@ pub struct Proxy {
     requests: Requests,
     connections: Arena<Connection>,
     hold: Hold,
+    /// What clients are subscribed to.
+    pubsub: Registry,
     /// Replies that a fault holds back.
     delayed: Vec<Delayed>,
     /// Connections that belonged to one client and wait for the next.
@@ -134,6 +138,7 @@ impl Proxy {
             requests: Requests::new(),
             connections: Arena::new(),
             hold: Hold::default(),
+            pubsub: Registry::new(),
             delayed: Vec::new(),
             spare: Vec::new(),
             captured: None,
@@ -165,12 +170,16 @@ impl Proxy {
         if self.hold.next_timeout().is_some_and(|at| at <= now) {
             self.release_held(now);
         }
+        if self.pubsub.next_timeout().is_some_and(|at| at <= now) {
+            self.place_subscriptions(now);
+        }
         self.refresh_topologies(now);
         if self.next_stall_check <= now {
             self.next_stall_check = now + STALL_CHECK_INTERVAL;
             self.close_stalled_connections(now);
             self.end_lost_waits(now);
             self.close_spare(now);
+            self.ping_quiet_subscribers(now);
         }
         if self.stats.take_due(now) {
             self.outputs.push_back(Queued::ReportStats);
@@ -186,7 +195,7 @@ impl Proxy {
         let refreshes = self.clusters.iter().filter_map(|cluster| cluster.refresh.next_timeout());
         let stall_check = (self.connections.len() > 0).then_some(self.next_stall_check);
         let waiting = self.hold.next_timeout().into_iter().chain(self.next_delayed());
-        let waiting = waiting.chain(self.stats.next_timeout());
+        let waiting = waiting.chain(self.stats.next_timeout()).chain(self.pubsub.next_timeout());
         refreshes.chain(requests).chain(waiting).chain(stall_check).min()
     }
 

@@ -121,6 +121,7 @@ impl Proxy {
         if changed {
             self.epoch += 1;
         }
+        self.move_subscriptions(now);
         self.release_held(now);
     }
 

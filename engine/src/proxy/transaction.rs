@@ -6,6 +6,7 @@ use crate::command::{
     self, CommandError, CommandSpec, Flags, KeysError, Local, Lookup, Support, Verb,
 };
 use crate::config::ReadPolicy;
+use crate::pubsub::TopicKind;
 use crate::request::{Leave, Owner, Part, State, SubRequestId, Way};
 use crate::resp::{Limits, Parsed, Reply, RequestParser, encode};
 use crate::route::{Place, shared_place};
@@ -17,17 +18,23 @@ use crate::upstream::{ConnectionId, Expect};
 /// The text that Redis gives a command that no transaction may hold.
 const NOT_IN_MULTI: &[u8] = b"ERR Command not allowed inside a transaction";
 
+/// Redis lets a client do this, whose replies then cannot be told from messages.
+const SUBSCRIBE_IN_MULTI: &[u8] =
+    b"ERR this proxy does not change subscriptions inside a transaction: do it before or after";
+
 const TOO_LARGE: &[u8] = b"ERR the transaction is too large for this proxy";
 
 const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 impl Proxy {
-    /// Whether the session's next command has to run on a connection of its own, and so after all
-    /// before it.
+    /// Whether the session's next command has to come after all before it: it runs on a connection of
+    /// its own, or messages will follow its answer.
     pub(super) fn runs_alone(&self, id: SessionId, support: Support) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         match support {
-            Support::Block | Support::Transaction(Verb::Watch) => session.transaction.is_none(),
+            Support::Block | Support::Subscribe(_) | Support::Transaction(Verb::Watch) => {
+                session.transaction.is_none()
+            }
             Support::Transaction(Verb::Exec) => session.watch != Watch::None,
             _ => false,
         }
@@ -312,13 +319,17 @@ impl Proxy {
         }
         let bytes = command.frame.bytes();
         match support {
-            Support::Forward | Support::Split(_) | Support::Block => {
+            Support::Forward
+            | Support::Split(_)
+            | Support::Block
+            | Support::Publish(TopicKind::ShardChannel) => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 let queued = self.try_queue_keyed(id, command, &mut scratch);
                 self.scratch = scratch;
                 queued
             }
             Support::AnyNode
+            | Support::Publish(_)
             | Support::Local(Local::Ping | Local::Echo)
             | Support::Transaction(Verb::Unwatch) => {
                 self.add(id, |transaction| transaction.push(bytes, command.spec.is_read()));
@@ -329,6 +340,7 @@ impl Proxy {
                 self.add(id, |transaction| transaction.push_local(bytes));
                 Ok(())
             }
+            Support::Subscribe(_) | Support::Unsubscribe(_) => Err(error(SUBSCRIBE_IN_MULTI)),
             Support::Refuse(reason) => Err(error(reason.text().as_bytes())),
         }
     }

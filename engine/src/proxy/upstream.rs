@@ -16,7 +16,7 @@ const REDIRECTIONS: u8 = 5;
 
 /// Whether a connection is still there after a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Fate {
+pub(super) enum Fate {
     Kept,
     Closed,
 }
@@ -136,6 +136,9 @@ impl Proxy {
             return Fate::Kept;
         }
         let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
+        if connection.purpose == Purpose::Subscriber && connection.pipeline.is_open() {
+            return self.handle_subscriber_frame(id, reply, now);
+        }
         if let Some(expect) = connection.pipeline.count_earlier_reply() {
             self.note_queued(expect, reply);
             return Fate::Kept;
@@ -164,7 +167,7 @@ impl Proxy {
                 self.release_dedicated(id, now);
                 Fate::Kept
             }
-            Expect::Epoch => Fate::Kept,
+            Expect::Epoch | Expect::Subscription => Fate::Kept,
             Expect::Zone => {
                 self.note_zone(id, reply);
                 Fate::Kept
@@ -404,6 +407,9 @@ impl Proxy {
             self.give_up_candidate(connection.cluster, id, text, now);
             return;
         }
+        if connection.purpose == Purpose::Subscriber {
+            return self.lose_subscriber(id, &connection, reason, now);
+        }
         self.forget_dedicated(id, &connection);
         self.release_shared(id, &connection, reason, now);
         while let Some(popped) = connection.pipeline.pop() {
@@ -445,7 +451,7 @@ impl Proxy {
         let (index, lane) = match connection.purpose {
             Purpose::Shared(index, lane) => (index, Some(lane)),
             Purpose::Dedicated(index, _) => (index, None),
-            Purpose::Refresh => return,
+            Purpose::Subscriber | Purpose::Refresh => return,
         };
         let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
         cluster.refresh.hurry(now);

@@ -58,6 +58,8 @@ pub(crate) enum Purpose {
     Shared(NodeIndex, Lane),
     /// Commands of one client at a time, in this version.
     Dedicated(NodeIndex, Protocol),
+    /// Subscriptions of many clients.
+    Subscriber,
     /// One CLUSTER SLOTS.
     Refresh,
 }
@@ -133,7 +135,8 @@ impl Connection {
         }
         match self.purpose {
             Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. })
-            | Purpose::Dedicated(_, Protocol::Resp2) => {}
+            | Purpose::Dedicated(_, Protocol::Resp2)
+            | Purpose::Subscriber => {}
             Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. })
             | Purpose::Dedicated(_, Protocol::Resp3) => {
                 self.say(Expect::Hello, &[b"HELLO", b"3"]);

@@ -54,6 +54,8 @@ pub(crate) enum Expect {
     Epoch,
     /// The reply to CLUSTER SLOTS.
     Topology,
+    /// The confirmation of a subscription, or of its end.
+    Subscription,
     /// The reply to a client's command, or to a part of it.
     Request(SubRequestId),
 }
@@ -100,6 +102,12 @@ impl Pipeline {
         self.base = range.end;
         let written = range.end <= self.written;
         Some(Popped { expect, range, written })
+    }
+
+    /// The bytes of the oldest command.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        let end = self.base.saturating_add(self.queue.front()?.len);
+        self.window.get(self.base..end)
     }
 
     /// The bytes of a command just popped.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
 pub mod metrics;
+pub mod pubsub;
 pub mod redis;
 
 use std::collections::BTreeMap;
@@ -245,21 +246,40 @@ impl Driver {
 
     /// Nodes execute what has arrived and their replies travel back.
     fn exchange(&mut self) -> bool {
-        for link in &mut self.links {
+        for at in 0..self.links.len() {
+            let listeners: Vec<_> = self
+                .links
+                .iter()
+                .map(|link| (link.address.clone(), link.peer.topics.clone()))
+                .collect();
+            let link = &mut self.links[at];
             let other = self.other.has(&link.address);
             let cluster = if other { &mut self.other } else { &mut self.cluster };
-            let node_answers = cluster.health(&link.address) == Health::Well;
-            if node_answers {
-                cluster.execute(&link.address, &mut link.peer);
-                if !link.peer.output.is_empty() {
-                    let output = std::mem::take(&mut link.peer.output);
-                    let connection = link.connection;
-                    for chunk in cut(self.chunking, &output) {
-                        self.proxy.handle_upstream_data(connection, chunk, self.now);
-                        self.obey();
-                    }
-                    return true;
+            if cluster.health(&link.address) != Health::Well {
+                continue;
+            }
+            cluster.board.listeners = listeners;
+            let address = link.address.clone();
+            cluster.execute(&address, &mut link.peer);
+            link.peer
+                .topics
+                .revoke(|channel| cluster.owns(&address, channel), &mut link.peer.output);
+            for message in cluster.board.take_published() {
+                // What a node that is silent would send is lost.
+                let well = |address: &str| cluster.health(address) == Health::Well;
+                for link in self.links.iter_mut().filter(|link| well(&link.address)) {
+                    message.write_for(&link.address, &link.peer.topics, &mut link.peer.output);
                 }
+            }
+            let link = &mut self.links[at];
+            if !link.peer.output.is_empty() {
+                let output = std::mem::take(&mut link.peer.output);
+                let connection = link.connection;
+                for chunk in cut(self.chunking, &output) {
+                    self.proxy.handle_upstream_data(connection, chunk, self.now);
+                    self.obey();
+                }
+                return true;
             }
         }
         false

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use slotmesh_engine::Slot;
 use slotmesh_engine::resp::{Limits, Parsed, Protocol, RequestFrame, RequestParser, encode};
 
+use super::pubsub::{Board, Topics};
+
 /// What a node does with connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Health {
@@ -33,6 +35,8 @@ pub struct Peer {
     watched: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// A command that waits.
     blocked: Option<Vec<u8>>,
+    /// What the connection is subscribed to.
+    pub topics: Topics,
 }
 
 #[derive(Default)]
@@ -40,6 +44,8 @@ struct Multi {
     asked: bool,
     queue: Vec<Vec<u8>>,
     aborted: bool,
+    /// What the connection is subscribed to.
+    pub topics: Topics,
 }
 
 /// Nodes `node-0:1`, `node-1:1`, ... that share the slots evenly.
@@ -70,6 +76,8 @@ pub struct FakeCluster {
     pub stale: BTreeMap<String, Vec<usize>>,
     /// What HELLO reports.
     pub version: String,
+    /// What has been published and who listens.
+    pub board: Board,
     nodes: Vec<Node>,
 }
 
@@ -107,6 +115,7 @@ impl FakeCluster {
             executed: Vec::new(),
             stale: BTreeMap::new(),
             version: "7.0.15".to_owned(),
+            board: Board::default(),
             nodes,
         }
     }
@@ -147,6 +156,11 @@ impl FakeCluster {
             let owner = if self::slot(&key) == slot { to } else { from };
             self.nodes[owner].data.insert(key, value);
         }
+    }
+
+    /// Whether a node owns the slot of a shard channel.
+    pub fn owns(&self, address: &str, channel: &[u8]) -> bool {
+        self.nodes[self.owners[slot(channel)]].address == address
     }
 
     pub fn health(&self, address: &str) -> Health {
@@ -238,7 +252,8 @@ impl FakeCluster {
                 let info = zone.map(|zone| format!("# Server\r\navailability_zone:{zone}\r\n"));
                 return encode::bulk(&mut peer.output, info.unwrap_or_default().as_bytes());
             }
-            b"PING" => return encode::simple(&mut peer.output, b"PONG"),
+            b"PING" if peer.topics.is_empty() => return encode::simple(&mut peer.output, b"PONG"),
+            b"PING" => return encode::command(&mut peer.output, &[b"pong", b""]),
             b"READONLY" => {
                 peer.readonly = true;
                 return encode::simple(&mut peer.output, b"OK");
@@ -288,7 +303,7 @@ impl FakeCluster {
                     parser.parse(&command, &Limits::default()).unwrap();
                     let frame = parser.frame(&command);
                     let name = frame.arg(0).unwrap().to_ascii_uppercase();
-                    self.nodes[node].run(&name, &frame, peer);
+                    self.execute_here(node, &name, &frame, peer);
                 }
             }
         }
@@ -323,13 +338,27 @@ impl FakeCluster {
             peer.blocked = Some(frame.bytes().to_vec());
             return;
         }
-        self.nodes[served_here].run(name, frame, peer);
+        self.execute_here(served_here, name, frame, peer);
+    }
+
+    fn execute_here(
+        &mut self,
+        node: usize,
+        name: &[u8],
+        frame: &RequestFrame<'_>,
+        peer: &mut Peer,
+    ) {
+        let address = &self.nodes[node].address;
+        if !self.board.run(address, name, frame, &mut peer.topics, &mut peer.output) {
+            self.nodes[node].run(name, frame, peer);
+        }
     }
 
     /// MOVED or ASK, as a node that does not serve the first key would answer.
     fn redirect(&self, node: usize, asked: bool, frame: &RequestFrame<'_>) -> Option<String> {
         let position = if frame.arg(0) == Some(b"XREAD") { 4 } else { 1 };
-        let key = frame.arg(position).filter(|_| !self.standalone)?;
+        let has_key = !super::pubsub::is_keyless(&frame.arg(0)?.to_ascii_uppercase());
+        let key = frame.arg(position).filter(|_| has_key && !self.standalone)?;
         let slot = slot(key);
         let importer = self.migrating.get(&(slot as u16)).copied();
         if importer == Some(node) && asked {

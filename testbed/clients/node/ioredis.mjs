@@ -197,7 +197,6 @@ async function refused(client, key) {
   await rejects(client.blpop(key, 1), yet);
   await rejects(client.xread("BLOCK", 1, "STREAMS", key, "$"), yet);
   await rejects(client.multi({ pipeline: false }), yet);
-  await rejects(client.subscribe(key), yet);
   await rejects(client.scan(0), yet);
   equal(await client.client("ID"), before, "CLIENT ID, of the same connection");
 }

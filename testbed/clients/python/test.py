@@ -212,13 +212,8 @@ def refused(client, prefix):
     fails(lambda: client.blpop(prefix, 1), ResponseError, yet)
     fails(lambda: client.xread({prefix: "$"}, block=1), ResponseError, yet)
     fails(lambda: client.pipeline(transaction=True).get(prefix).execute(), ResponseError, yet)
-    fails(lambda: client.execute_command("SUBSCRIBE", prefix), ResponseError, yet)
     fails(lambda: client.scan(), ResponseError, yet)
     equal(client.client_id(), before, "CLIENT ID, of the same connection")
-    with client.pubsub() as subscriber:
-        # Sends without waiting for the answer.
-        subscriber.subscribe(prefix)
-        fails(lambda: subscriber.get_message(timeout=10), ResponseError, yet)
 
 
 def closed(client, prefix):

@@ -37,6 +37,16 @@ impl Client {
         });
     }
 
+    /// Sends commands whose replies are read later, by [`Self::receive`].
+    pub(crate) fn send(&mut self, args: &[&str]) {
+        self.0.send(&command(args)).expect("the proxy reads");
+    }
+
+    /// Reads what comes next: a reply, or a message of a channel.
+    pub(crate) fn receive(&mut self) -> Vec<u8> {
+        self.0.read().expect("the proxy sends something")
+    }
+
     /// Sends one command and returns its reply's bytes.
     pub(crate) fn call(&mut self, args: &[&str]) -> Vec<u8> {
         let mut reply = Vec::new();

@@ -1,0 +1,71 @@
+//! Sending messages off, and counting who receives them.
+
+use crate::cluster::NodeIndex;
+use crate::config::ReadPolicy;
+use crate::proxy::Proxy;
+use crate::proxy::downstream::Command;
+use crate::pubsub::TopicKind;
+use crate::request::{Owner, Part, RequestId, State, SubRequestId};
+use crate::resp::Reply;
+use crate::session::SessionId;
+use crate::time::Instant;
+
+impl Proxy {
+    /// Sends a message to the node that its receivers are subscribed at: the owner of a shard
+    /// channel's slot; for a channel any node would do, and it is the same one for all clients, so
+    /// that what they publish stays in order.
+    pub(in crate::proxy) fn publish(
+        &mut self,
+        id: SessionId,
+        kind: TopicKind,
+        command: Command<'_>,
+        now: Instant,
+    ) {
+        let Some(cluster) = self.routes.keyless().map(|route| route.cluster) else {
+            return self.answer_no_route(id, command.spec);
+        };
+        let channel = command.frame.arg(1).unwrap_or_default();
+        let is_sharded = kind == TopicKind::ShardChannel;
+        let slot = is_sharded.then(|| self.routes.slot(cluster, channel));
+        let part = Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 };
+        let more_receivers = self.more_receivers(kind, channel, cluster, now);
+        let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
+        let Some(request) = request else { return };
+        if let Some(request) = self.requests.get_mut(request) {
+            request.more_receivers = more_receivers;
+        }
+        self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
+    }
+
+    /// The reply to a PUBLISH with those receivers counted that the node does not know of; `None` if
+    /// it is right as it is.
+    pub(in crate::proxy) fn count_receivers(&self, id: RequestId, reply: &[u8]) -> Option<i64> {
+        let more = self.requests.get(id)?.more_receivers;
+        let count = Reply::new(reply).integer().filter(|_| more != 0)?;
+        Some(count.saturating_add(more).max(0))
+    }
+
+    /// To a node, all clients of this worker that hear of a topic are one. So many more there are,
+    /// if they are subscribed at the node that the message goes to.
+    fn more_receivers(&self, kind: TopicKind, channel: &[u8], cluster: usize, now: Instant) -> i64 {
+        let (connection, node): (_, Option<NodeIndex>) = match kind {
+            TopicKind::ShardChannel => {
+                let topic = self.pubsub.find(kind, channel).and_then(|id| self.pubsub.get(id));
+                (
+                    topic.and_then(|topic| topic.link).map(|link| link.connection),
+                    self.owner_of(channel),
+                )
+            }
+            _ => {
+                let cluster = self.clusters.get(cluster);
+                (self.pubsub.home, cluster.and_then(|cluster| cluster.home(now)))
+            }
+        };
+        let connection = connection.and_then(|id| self.connections.get(id));
+        let (Some(connection), Some(node)) = (connection, node) else { return 0 };
+        if !self.is_at(node, &connection.address) {
+            return 0;
+        }
+        self.pubsub.receivers(kind, channel).unknown_to_node()
+    }
+}

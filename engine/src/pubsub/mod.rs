@@ -1,0 +1,277 @@
+//! Who wants to hear what: channels, patterns and shard channels, and the clients subscribed to them.
+//!
+//! ```text
+//! client ──┐                                           ┌── client
+//! client ──┼── Subscription ── Link ── connection ──► node
+//! client ──┘   (one for each topic)    (one for each node)
+//! ```
+//!
+//! A node is asked once for each topic, however many clients want it. [`Registry`] keeps the books;
+//! what follows from them is done in `proxy::pubsub`.
+
+mod glob;
+mod topics;
+pub(crate) mod wire;
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+pub use topics::TopicKind;
+pub(crate) use topics::Topics;
+
+use crate::arena::{Arena, Key};
+use crate::request::RequestId;
+use crate::session::SessionId;
+use crate::time::Instant;
+use crate::upstream::ConnectionId;
+
+/// Names a topic that somebody wants, for as long as anybody does.
+pub(crate) type SubscriptionId = Key<Subscription>;
+
+/// What the books of a topic, and of one client's subscription to it, are counted as.
+const OVERHEAD: usize = 128;
+
+/// A topic that clients want to hear of.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) kind: TopicKind,
+    pub(crate) name: Rc<[u8]>,
+    /// Clients that have been told that they are subscribed.
+    pub(crate) subscribers: BTreeSet<SessionId>,
+    /// SUBSCRIBE commands that wait until a node has confirmed it.
+    pub(crate) waiting: Vec<RequestId>,
+    /// Where a node has been asked; `None`: that is still to be done.
+    pub(crate) link: Option<Link>,
+    /// How often nodes have sent it elsewhere since one confirmed it.
+    pub(crate) redirections: u8,
+}
+
+/// A subscription at a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub(crate) connection: ConnectionId,
+    /// The node has said so.
+    pub(crate) confirmed: bool,
+}
+
+/// The topics that one client is subscribed to.
+pub(crate) type Subscribed = Topics<SubscriptionId>;
+
+/// All subscriptions of all clients.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    subscriptions: Arena<Subscription>,
+    by_name: Topics<SubscriptionId>,
+    /// Connections that carry subscriptions, one for a node.
+    pub(crate) connections: Vec<ConnectionId>,
+    /// The one of them that carries channels and patterns, which any node will do for.
+    pub(crate) home: Option<ConnectionId>,
+    /// Subscriptions without a link.
+    unplaced: Vec<SubscriptionId>,
+    /// When to try again to place them.
+    retry_at: Option<Instant>,
+    /// What all subscriptions are counted as.
+    bytes: usize,
+}
+
+/// A SUBSCRIBE on its way, of any kind.
+#[derive(Debug)]
+pub(crate) struct Subscribing {
+    /// Index of the cluster whose nodes are to confirm.
+    pub(crate) cluster: usize,
+    /// In the order of its arguments.
+    pub(crate) topics: Vec<SubscriptionId>,
+    /// How many of them nodes have still to confirm.
+    pub(crate) missing: usize,
+}
+
+impl Subscription {
+    /// Whether messages flow.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.link.is_some_and(|link| link.confirmed)
+    }
+
+    /// Whether this is where the node has been asked.
+    pub(crate) fn is_at(&self, connection: ConnectionId) -> bool {
+        self.link.is_some_and(|link| link.connection == connection)
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.subscribers.is_empty() || !self.waiting.is_empty()
+    }
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self {
+            subscriptions: Arena::new(),
+            by_name: Topics::default(),
+            connections: Vec::new(),
+            home: None,
+            unplaced: Vec::new(),
+            retry_at: None,
+            bytes: 0,
+        }
+    }
+
+    /// What a client's subscription to a topic of this name is counted as, at most.
+    pub(crate) fn cost(name: &[u8]) -> usize {
+        (2 * OVERHEAD).saturating_add(name.len())
+    }
+
+    /// What all subscriptions are counted as.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn get(&self, id: SubscriptionId) -> Option<&Subscription> {
+        self.subscriptions.get(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
+        self.subscriptions.get_mut(id)
+    }
+
+    pub(crate) fn find(&self, kind: TopicKind, name: &[u8]) -> Option<SubscriptionId> {
+        self.by_name.get(kind).get(name).copied()
+    }
+
+    /// The subscription to a topic, made now if nobody wanted it so far. It goes when nobody does:
+    /// see [`Self::leave`].
+    pub(crate) fn find_or_insert(&mut self, kind: TopicKind, name: &[u8]) -> SubscriptionId {
+        if let Some(known) = self.find(kind, name) {
+            return known;
+        }
+        let name: Rc<[u8]> = name.into();
+        let id = self.subscriptions.insert(Subscription {
+            kind,
+            name: Rc::clone(&name),
+            subscribers: BTreeSet::new(),
+            waiting: Vec::new(),
+            link: None,
+            redirections: 0,
+        });
+        self.bytes = self.bytes.saturating_add(OVERHEAD.saturating_add(name.len()));
+        self.by_name.get_mut(kind).insert(name, id);
+        self.unplaced.push(id);
+        id
+    }
+
+    /// A client is subscribed from now on.
+    pub(crate) fn join(&mut self, id: SubscriptionId, session: SessionId) {
+        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        if subscription.subscribers.insert(session) {
+            self.bytes = self.bytes.saturating_add(OVERHEAD);
+        }
+    }
+
+    /// A client is not subscribed any more. Returns the subscription if nobody else wants it.
+    pub(crate) fn leave(&mut self, id: SubscriptionId, session: SessionId) -> Option<Subscription> {
+        let subscription = self.subscriptions.get_mut(id)?;
+        if subscription.subscribers.remove(&session) {
+            self.bytes = self.bytes.saturating_sub(OVERHEAD);
+        }
+        self.remove_unwanted(id)
+    }
+
+    /// A SUBSCRIBE does not wait any more. Returns the subscription if nobody else wants it.
+    pub(crate) fn stop_waiting(
+        &mut self,
+        id: SubscriptionId,
+        request: RequestId,
+    ) -> Option<Subscription> {
+        self.subscriptions.get_mut(id)?.waiting.retain(|waiting| *waiting != request);
+        self.remove_unwanted(id)
+    }
+
+    /// Takes the link away: the subscription is to be placed anew.
+    pub(crate) fn unlink(&mut self, id: SubscriptionId) {
+        let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        if subscription.link.take().is_some() {
+            self.unplaced.push(id);
+        }
+    }
+
+    /// The subscriptions at a connection.
+    pub(crate) fn at(&self, connection: ConnectionId) -> impl Iterator<Item = SubscriptionId> {
+        let there = move |(_, subscription): &(_, &Subscription)| subscription.is_at(connection);
+        self.subscriptions.iter().filter(there).map(|(id, _)| id)
+    }
+
+    /// All shard channels, each of which has to be at the owner of its slot.
+    pub(crate) fn shard_channels(&self) -> impl Iterator<Item = &SubscriptionId> {
+        self.by_name.get(TopicKind::ShardChannel).values()
+    }
+
+    /// A connection has gone. Returns whether it was one of ours.
+    pub(crate) fn forget(&mut self, connection: ConnectionId) -> bool {
+        let before = self.connections.len();
+        self.connections.retain(|known| *known != connection);
+        self.home.take_if(|home| *home == connection);
+        self.connections.len() < before
+    }
+
+    /// Takes out all subscriptions that are to be placed; who still cannot be is to be given back.
+    pub(crate) fn take_unplaced(&mut self) -> Vec<SubscriptionId> {
+        self.retry_at = None;
+        std::mem::take(&mut self.unplaced)
+    }
+
+    /// A subscription taken out could not be placed.
+    pub(crate) fn put_back(&mut self, id: SubscriptionId) {
+        self.unplaced.push(id);
+    }
+
+    /// Those that are not placed are to be tried again at `at`, if not earlier.
+    pub(crate) fn retry_at(&mut self, at: Instant) {
+        self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// When to try again to place subscriptions; `None` when all are placed.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// How many messages clients get of one that is published, and how many of these a node sends
+    /// that all of them are subscribed at.
+    pub(crate) fn receivers(&self, kind: TopicKind, channel: &[u8]) -> Receivers {
+        let channels = self.find(kind, channel).into_iter();
+        let patterns = (kind == TopicKind::Channel).then(|| self.by_name.get(TopicKind::Pattern));
+        let patterns = patterns.into_iter().flatten();
+        let patterns = patterns.filter(|(pattern, _)| glob::matches(pattern, channel));
+        let mut receivers = Receivers::default();
+        for id in channels.chain(patterns.map(|(_, id)| *id)) {
+            let Some(subscription) = self.get(id).filter(|one| one.is_confirmed()) else {
+                continue;
+            };
+            receivers.clients += subscription.subscribers.len();
+            receivers.links += 1;
+        }
+        receivers
+    }
+
+    fn remove_unwanted(&mut self, id: SubscriptionId) -> Option<Subscription> {
+        self.subscriptions.get(id).filter(|subscription| !subscription.is_wanted())?;
+        let subscription = self.subscriptions.remove(id)?;
+        self.by_name.get_mut(subscription.kind).remove(&subscription.name);
+        self.bytes = self.bytes.saturating_sub(OVERHEAD.saturating_add(subscription.name.len()));
+        Some(subscription)
+    }
+}
+
+/// Who gets a message: see [`Registry::receivers`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Receivers {
+    /// Messages that clients get.
+    pub(crate) clients: usize,
+    /// Messages that the node sends for them.
+    pub(crate) links: usize,
+}
+
+impl Receivers {
+    /// How many more clients receive a message than the node knows of.
+    pub(crate) fn unknown_to_node(self) -> i64 {
+        let count = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        count(self.clients).saturating_sub(count(self.links))
+    }
+}

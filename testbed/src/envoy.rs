@@ -35,6 +35,8 @@ pub struct EnvoyOptions {
     pub configuration: PluginConfig,
     /// Variables that the module's VM sees.
     pub environment: BTreeMap<String, String>,
+    /// Variables of Envoy's own process.
+    pub process_environment: BTreeMap<String, String>,
     /// Envoy's transport socket towards Redis (`UpstreamTlsContext`); `None` is plaintext.
     pub transport_socket: Option<Value>,
     /// The module; `None` is the one that `make wasm` built.
@@ -60,6 +62,7 @@ impl EnvoyOptions {
         Self {
             configuration,
             environment: BTreeMap::new(),
+            process_environment: BTreeMap::new(),
             transport_socket: None,
             wasm: None,
             concurrency: 2,
@@ -108,6 +111,7 @@ impl Envoy {
             .with_context(|| format!("writing {}", bootstrap.display()))?;
 
         let mut command = Command::new(locate::envoy()?);
+        command.envs(&options.process_environment);
         command.arg("--config-path").arg(&bootstrap);
         command.args(["--concurrency", &options.concurrency.to_string()]);
         command.args(["--log-level", &options.log_level, "--component-log-level", "wasm:info"]);

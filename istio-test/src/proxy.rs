@@ -1,0 +1,95 @@
+//! Pods with an Envoy, and the services they see.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+/// The namespace whose objects are for all others, too.
+pub(crate) const ROOT_NAMESPACE: &str = "istio-system";
+
+/// A pod with an Envoy of Istio's, as istiod knows it.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// The pod's name.
+    pub name: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its Istio: `1.31.0`.
+    pub version: String,
+    /// Whether it is a gateway rather than a client's sidecar. It has no listener of its own.
+    pub gateway: bool,
+    /// Variables of its Envoy's container.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Proxy {
+    /// A sidecar of the newest Istio, of a client that has opted in.
+    pub fn client(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: "redis-client".to_owned(),
+            labels: BTreeMap::from([("slotmesh".to_owned(), "enabled".to_owned())]),
+            version: "1.31.0".to_owned(),
+            gateway: false,
+            environment: BTreeMap::new(),
+        }
+    }
+
+    /// What Envoy calls itself.
+    pub(crate) fn node_id(&self) -> String {
+        let kind = if self.gateway { "router" } else { "sidecar" };
+        let Self { name, namespace, .. } = self;
+        format!("{kind}~127.0.0.1~{name}.{namespace}~{namespace}.svc.cluster.local")
+    }
+
+    /// The context of its patches for what goes out.
+    pub(crate) fn context(&self) -> &'static str {
+        if self.gateway { "GATEWAY" } else { "SIDECAR_OUTBOUND" }
+    }
+
+    /// Whether an EnvoyFilter or a WasmPlugin is for it.
+    pub(crate) fn selects(&self, object: &Value) -> bool {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let spec = &object["spec"];
+        let labels = spec["workloadSelector"]["labels"].as_object();
+        let labels = labels.or_else(|| spec["selector"]["matchLabels"].as_object());
+        let has = |(name, value): (&String, &Value)| {
+            self.labels.get(name).is_some_and(|label| value == label.as_str())
+        };
+        [ROOT_NAMESPACE, &self.namespace].contains(&namespace)
+            && labels.into_iter().flatten().all(has)
+    }
+
+    /// Its Istio's minor version.
+    pub(crate) fn minor(&self) -> u32 {
+        self.version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or_default()
+    }
+}
+
+/// A service of plain TCP.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// `redis-cluster.redis.svc.cluster.local`.
+    pub host: String,
+    /// Its cluster IP.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Where its pods listen.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+impl Service {
+    /// The name of its Envoy cluster, and of that cluster's endpoints.
+    pub(crate) fn cluster(&self) -> String {
+        format!("outbound|{}||{}", self.port, self.host)
+    }
+
+    /// The name of its listener.
+    pub fn listener(&self) -> String {
+        format!("{}_{}", self.address, self.port)
+    }
+}

@@ -1,0 +1,257 @@
+//! What istiod makes of the manifests, without an Envoy.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+use slotmesh_istio_test::{Proxy, Rendered, Service, kustomize, render};
+use slotmesh_testbed::{locate, or_skip};
+
+const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+const ECHO: &str = "envoy.filters.network.echo";
+
+fn base(name: &str) -> Vec<Value> {
+    let mut objects = kustomize::build(&locate::workspace().join("istio/base").join(name)).unwrap();
+    for object in &mut objects {
+        object["metadata"]["namespace"] = "redis-client".into();
+    }
+    objects
+}
+
+fn services() -> Vec<Service> {
+    [("redis", "10.96.0.10", 6379), ("other", "10.96.0.11", 9000)]
+        .map(|(host, address, port)| Service {
+            host: format!("{host}.default.svc.cluster.local"),
+            address: address.to_owned(),
+            port,
+            endpoints: Vec::new(),
+        })
+        .into()
+}
+
+fn rendered(proxy: &Proxy, objects: &[Value]) -> Rendered {
+    render(proxy, &services(), objects).unwrap()
+}
+
+/// The names of the filters of a listener's first chain, or of its default one.
+fn filters<'a>(rendered: &'a Rendered, listener: &str) -> Vec<&'a str> {
+    let listener = rendered.listeners.iter().find(|found| found["name"] == listener).unwrap();
+    let chain =
+        listener.pointer("/filter_chains/0").unwrap_or_else(|| &listener["default_filter_chain"]);
+    let filters = chain["filters"].as_array().unwrap();
+    filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect()
+}
+
+fn has_cluster(rendered: &Rendered, name: &str) -> bool {
+    rendered.clusters.iter().any(|cluster| cluster["name"] == name)
+}
+
+#[test]
+fn the_router_the_guard_and_echo_take_the_place_of_tcp_proxy() {
+    let client = Proxy::client("client");
+    let found = rendered(&client, &base("envoyfilter"));
+    assert_eq!(filters(&found, "10.96.0.10_6379"), ["slotmesh.router", "slotmesh.guard", ECHO]);
+    assert!(has_cluster(&found, "slotmesh_upstream"));
+    let names: Vec<&Value> = found.extensions.iter().map(|found| &found["name"]).collect();
+    assert_eq!(names, ["slotmesh.router", "slotmesh.tunnel"]);
+}
+
+#[test]
+fn a_wasmplugin_is_named_as_each_istio_names_it() {
+    for (version, prefix, suffix) in [
+        ("1.31.0", "extensions.istio.io/trafficextension", "~istio-translated-wasmplugin"),
+        ("1.30.3", "extensions.istio.io/trafficextension", "~istio-translated-wasmplugin"),
+        ("1.29.1", "extensions.istio.io/wasmplugin", ""),
+        ("1.28.0", "extensions.istio.io/wasmplugin", ""),
+    ] {
+        let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
+        let found = rendered(&client, &base("wasmplugin"));
+        let plugin = format!("{prefix}/redis-client.slotmesh{suffix}");
+        assert_eq!(filters(&found, "10.96.0.10_6379"), [&plugin, "slotmesh.guard", ECHO]);
+        let names: Vec<&Value> = found.extensions.iter().map(|found| &found["name"]).collect();
+        assert_eq!(names, ["slotmesh.tunnel", &plugin]);
+    }
+}
+
+#[test]
+fn an_istio_before_1_28_is_left_alone() {
+    for version in ["1.27.3", "1.9.0", "1.3.0"] {
+        let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
+        let found = rendered(&client, &base("envoyfilter"));
+        assert_eq!(filters(&found, "10.96.0.10_6379"), [TCP_PROXY], "{version}");
+        assert!(!has_cluster(&found, "slotmesh_upstream"), "{version}");
+    }
+}
+
+#[test]
+fn other_ports_other_pods_and_other_namespaces_are_left_alone() {
+    let mut unlabelled = Proxy::client("client");
+    unlabelled.labels.clear();
+    let elsewhere = Proxy { namespace: "redis".to_owned(), ..Proxy::client("redis-0") };
+    for name in ["envoyfilter", "wasmplugin"] {
+        let found = rendered(&Proxy::client("client"), &base(name));
+        assert_eq!(filters(&found, "10.96.0.11_9000"), [TCP_PROXY], "{name}");
+        assert_eq!(filters(&found, "virtualOutbound"), [TCP_PROXY], "{name}");
+        for proxy in [&unlabelled, &elsewhere] {
+            let found = rendered(proxy, &base(name));
+            assert_eq!(filters(&found, "10.96.0.10_6379"), [TCP_PROXY], "{name} {}", proxy.name);
+            assert!(found.extensions.is_empty(), "{name} {}", proxy.name);
+        }
+    }
+}
+
+/// A patch of the Redis listener's filters: the operation, the filter that it is about, the value.
+type FilterPatch<'a> = (&'a str, Option<&'a str>, Value);
+
+/// An EnvoyFilter of the root namespace with these patches.
+fn filter_patches(patches: &[FilterPatch<'_>]) -> Value {
+    let patch = |(operation, at, value): &FilterPatch<'_>| {
+        let chain = at.map(|name| json!({"filter": {"name": name}}));
+        json!({
+            "applyTo": "NETWORK_FILTER",
+            "match": {"listener": {"portNumber": 6379, "filterChain": chain}},
+            "patch": {"operation": operation, "value": value},
+        })
+    };
+    let patches: Vec<Value> = patches.iter().map(patch).collect();
+    json!({
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "patches", "namespace": "istio-system"},
+        "spec": {"configPatches": patches},
+    })
+}
+
+#[test]
+fn filters_are_added_inserted_replaced_and_removed_where_istiod_does_it() {
+    let named = |name: &str| json!({"name": name});
+    let cases: [(&[FilterPatch<'_>], &[&str]); 8] = [
+        (&[("ADD", None, named("a"))], &[TCP_PROXY, "a"]),
+        (&[("INSERT_FIRST", Some("absent"), named("a"))], &["a", TCP_PROXY]),
+        (&[("INSERT_BEFORE", Some("absent"), named("a"))], &[TCP_PROXY]),
+        (&[("INSERT_BEFORE", None, named("a"))], &["a", TCP_PROXY]),
+        (&[("INSERT_AFTER", Some(TCP_PROXY), named("a"))], &[TCP_PROXY, "a"]),
+        (&[("REPLACE", None, named("a"))], &[TCP_PROXY]),
+        (
+            &[
+                ("ADD", None, named("a")),
+                ("ADD", None, named("a")),
+                ("REMOVE", Some("a"), json!(null)),
+            ],
+            &[TCP_PROXY],
+        ),
+        (
+            &[
+                ("ADD", None, named("a")),
+                ("ADD", None, named("a")),
+                ("REPLACE", Some("a"), named("b")),
+            ],
+            &[TCP_PROXY, "b", "a"],
+        ),
+    ];
+    for (patches, expected) in cases {
+        let found = rendered(&Proxy::client("client"), &[filter_patches(patches)]);
+        assert_eq!(filters(&found, "10.96.0.10_6379"), expected, "{patches:?}");
+    }
+}
+
+#[test]
+fn a_merge_replaces_what_is_one_and_lengthens_what_is_many_but_not_what_comes_by_ecds() {
+    let merged = json!({
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "cluster": "other",
+        },
+    });
+    let ecds = json!({"name": "ecds", "config_discovery": {}});
+    let object = filter_patches(&[
+        ("MERGE", Some(TCP_PROXY), merged),
+        ("INSERT_FIRST", None, ecds),
+        ("MERGE", Some("ecds"), json!({"name": "renamed"})),
+    ]);
+    let found = rendered(&Proxy::client("client"), &[object]);
+    assert_eq!(filters(&found, "10.96.0.10_6379"), ["ecds", TCP_PROXY]);
+    let listener = found.listeners.iter().find(|found| found["name"] == "10.96.0.10_6379").unwrap();
+    let config = &listener["filter_chains"][0]["filters"][1]["typed_config"];
+    assert_eq!(config["cluster"], "other");
+    assert_eq!(config["stat_prefix"], "outbound|6379||redis.default.svc.cluster.local");
+}
+
+#[test]
+fn lower_priorities_come_first_and_among_equals_the_root_namespace() {
+    let add = |name: &str, namespace: &str, priority: i64| {
+        let mut object = filter_patches(&[("ADD", None, json!({"name": name}))]);
+        object["metadata"] = json!({"name": name, "namespace": namespace});
+        object["spec"]["priority"] = priority.into();
+        object
+    };
+    let objects = [
+        add("third", "redis-client", 0),
+        add("fourth", "redis-client", 5),
+        add("second", "istio-system", 0),
+        add("first", "redis-client", -5),
+    ];
+    let found = rendered(&Proxy::client("client"), &objects);
+    let expected = [TCP_PROXY, "first", "second", "third", "fourth"];
+    assert_eq!(filters(&found, "10.96.0.10_6379"), expected);
+}
+
+#[test]
+fn clusters_are_merged_removed_and_added_once() {
+    let patch = |operation: &str, wanted: Value, value: Value| {
+        json!({
+            "applyTo": "CLUSTER",
+            "match": {"context": "SIDECAR_OUTBOUND", "cluster": wanted},
+            "patch": {"operation": operation, "value": value},
+        })
+    };
+    let object = json!({
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "patches", "namespace": "istio-system"},
+        "spec": {"configPatches": [
+            patch("MERGE", json!({"portNumber": 6379}), json!({"connect_timeout": "1s"})),
+            patch("REMOVE", json!({"service": "other.default.svc.cluster.local"}), json!(null)),
+            patch("ADD", json!(null), json!({"name": "added", "connect_timeout": "2s"})),
+            patch("ADD", json!(null), json!({"name": "added", "connect_timeout": "3s"})),
+        ]},
+    });
+    let found = rendered(&Proxy::client("client"), &[object]);
+    let found: Vec<(&str, &str)> = found
+        .clusters
+        .iter()
+        .map(|cluster| {
+            ["name", "connect_timeout"].map(|word| cluster[word].as_str().unwrap()).into()
+        })
+        .collect();
+    let redis = "outbound|6379||redis.default.svc.cluster.local";
+    assert_eq!(found, [(redis, "1s"), ("PassthroughCluster", "10s"), ("added", "2s")]);
+}
+
+#[test]
+fn our_kustomize_makes_what_kubectl_makes() {
+    let Some(kubectl) = or_skip(locate::kubectl()) else { return };
+    let istio = locate::workspace().join("istio");
+    let mut compared = 0;
+    for kind in ["base", "overlays"] {
+        let Ok(entries) = istio.join(kind).read_dir() else { continue };
+        for entry in entries {
+            let dir = entry.unwrap().path();
+            if !dir.join("kustomization.yaml").is_file() {
+                continue;
+            }
+            let output = Command::new(&kubectl).arg("kustomize").arg(&dir).output().unwrap();
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {error}", dir.display());
+            let text = String::from_utf8(output.stdout).unwrap();
+            let sorted = |mut objects: Vec<Value>| {
+                objects.sort_by_key(|object| {
+                    object["kind"].to_string() + &object["metadata"].to_string()
+                });
+                objects
+            };
+            let theirs = sorted(kustomize::parse(&text).unwrap());
+            let ours = sorted(kustomize::build(&dir).unwrap());
+            assert_eq!(ours, theirs, "{}", dir.display());
+            compared += 1;
+        }
+    }
+    assert!(compared >= 2, "only {compared} directories");
+}

@@ -1,0 +1,291 @@
+//! Every overlay on a real sidecar, with a walk-through of what it promises. A new overlay fails here
+//! until it has one.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod support;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use serde_json::{Value, json};
+use slotmesh_istio_test::{Mesh, Proxy, Sidecar, image, kustomize};
+use slotmesh_testbed::walkthrough::{RedisCli, mirroring, replica_reads, sharding};
+use slotmesh_testbed::{
+    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
+    TempDir, Tls,
+};
+use support::{
+    DIGEST, IMAGE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node, services,
+};
+
+const MIRROR: &str = "redis-mirror.redis.svc.cluster.local:6380";
+
+/// The test of each overlay, by the overlay's directory.
+const WALKED_THROUGH: [&str; 9] = [
+    "credentials",
+    "gateway",
+    "migration",
+    "mirror",
+    "mtls",
+    "own-registry",
+    "prefix-routes",
+    "read-split",
+    "tls",
+];
+
+#[test]
+fn every_overlay_has_a_walk_through() {
+    let entries =
+        manifests().join("overlays").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let overlays = entries.filter(|dir| dir.join("kustomization.yaml").is_file());
+    let overlays: BTreeSet<String> =
+        overlays.map(|dir| dir.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    let walked = WALKED_THROUGH.map(str::to_owned).into();
+    assert_eq!(overlays, walked, "the left is istio/overlays, the right what this file tests");
+}
+
+/// The overlays that need nothing but a cluster and a mirror share them.
+#[test]
+fn redis_cli_walks_through_what_the_overlays_promise() {
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let mirror = RedisServer::start(&[]).unwrap();
+    let node = cluster.nodes().first().unwrap().addr();
+    let nodes: Vec<RedisCli> =
+        cluster.nodes().iter().map(|node| RedisCli::on_port(node.addr().port())).collect();
+    let out = &mut std::io::sink();
+    let walk = |name: &str, proxy: Proxy, listener: &str| {
+        cluster.flush().unwrap();
+        let mesh = mesh(name, node);
+        mesh.place(MIRROR, mirror.addr().to_string()).unwrap();
+        let client = mesh.start(proxy).unwrap();
+        let proxy = RedisCli::on_port(client.addr(listener).unwrap().port());
+        let walked = sharding(&proxy, &nodes, &mut std::io::sink());
+        assert_eq!(client.refusals(), Vec::<String>::new(), "{name}");
+        walked.with_context(|| format!("{name}: {}", client.envoy().log())).unwrap();
+        assert!(passed(&client) > 0, "{name}: the guard saw no client");
+        (client, proxy)
+    };
+    let client = || Proxy::client("client");
+
+    walk("own-registry", client(), REDIS);
+
+    let (_sidecar, proxy) = walk("read-split", client(), REDIS);
+    replica_reads(&proxy, &nodes, out).unwrap();
+
+    let (_sidecar, proxy) = walk("mirror", client(), REDIS);
+    mirroring(&proxy, &RedisCli::on_port(mirror.addr().port()), out).unwrap();
+
+    let (_sidecar, proxy) = walk("migration", client(), REDIS);
+    replica_reads(&proxy, &nodes, out).unwrap();
+    mirroring(&proxy, &RedisCli::on_port(mirror.addr().port()), out).unwrap();
+
+    walk("gateway", Proxy { gateway: true, ..Proxy::client("slotmesh-gateway") }, "slotmesh");
+}
+
+#[test]
+fn prefix_routes_puts_sessions_into_a_cluster_of_their_own() {
+    let [bus, sessions_bus] = [(); 2].map(|()| Port::free().unwrap());
+    let redis = one_node_cluster(&bus, &[]);
+    let sessions = one_node_cluster(&sessions_bus, &[]);
+    let mesh = mesh("prefix-routes", redis.addr());
+    let place = "redis-cluster.sessions.svc.cluster.local:6379";
+    mesh.place(place, sessions.addr().to_string()).unwrap();
+    let client = start(&mesh);
+    let addr = client.addr(REDIS).unwrap();
+    assert_eq!(ask(addr, "SET session:1 one").unwrap(), "+OK");
+    assert_eq!(ask(addr, "SET a 1").unwrap(), "+OK");
+    assert_eq!(sessions.cli(&["KEYS", "*"]).unwrap().trim(), "1");
+    assert_eq!(redis.cli(&["KEYS", "*"]).unwrap().trim(), "a");
+}
+
+#[test]
+fn credentials_takes_the_password_from_the_sidecars_environment() {
+    let bus = Port::free().unwrap();
+    let password = "secret of the Secret";
+    let security = Security { password: Some(password.to_owned()), tls: None };
+    let redis = secured_node(&bus, security, &[]);
+    let mesh = mesh("credentials", redis.addr());
+    let mut proxy = Proxy::client("client");
+    proxy.environment.insert("REDIS_PASSWORD".to_owned(), password.to_owned());
+    let client = mesh.start(proxy).unwrap();
+    assert_eq!(ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap(), "+OK");
+    assert!(!client.envoy().log().contains(password));
+}
+
+#[test]
+fn tls_checks_the_certificates_of_a_redis_outside_the_mesh() {
+    let bus = Port::free().unwrap();
+    let [ours, another] = [(); 2].map(|()| Authority::new());
+    let (certificate, key) = ours.sign(SanType::IpAddress([127, 0, 0, 1].into()));
+    let tls = Tls { certificate, key, authority: ours.certificate.clone() };
+    let redis = secured_node(&bus, Security { password: None, tls: Some(tls) }, &[]);
+    for (authority, is_trusted) in [(&ours, true), (&another, false)] {
+        let mesh = mesh("tls", redis.addr());
+        let place = "clustercfg.my-redis.abc123.euw1.cache.amazonaws.com:6379";
+        mesh.place(place, redis.addr().to_string()).unwrap();
+        let dir = TempDir::new("authorities").unwrap();
+        let file = dir.path().join("ca-certificates.crt");
+        std::fs::write(&file, &authority.certificate).unwrap();
+        mesh.place("/etc/ssl/certs/ca-certificates.crt", file.to_str().unwrap()).unwrap();
+        let client = start(&mesh);
+        let answer = ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap();
+        assert_eq!(answer == "+OK", is_trusted, "{answer}");
+    }
+}
+
+/// The node is behind a sidecar of its own, which takes nobody without a certificate of the mesh.
+#[test]
+fn mtls_reaches_nodes_whose_sidecars_are_strict() {
+    let mesh_authority = Authority::new();
+    for (account, is_redis) in [("redis", true), ("another", false)] {
+        let [bus, front] = [(); 2].map(|()| Port::free().unwrap());
+        let announced = front.number().to_string();
+        let redis = one_node_cluster(&bus, &["--cluster-announce-port", &announced]);
+        let server = mesh_authority.identity("redis", account);
+        let _inbound = strict_inbound(front.addr(), redis.addr(), &server, &mesh_authority);
+        let mesh = mesh("mtls", front.addr());
+        let (chain, key) = mesh_authority.identity("redis-client", "client");
+        mesh.add_secret(json!({
+            "name": "default",
+            "tls_certificate": {
+                "certificate_chain": {"inline_string": chain},
+                "private_key": {"inline_string": key},
+            },
+        }))
+        .unwrap();
+        mesh.add_secret(json!({
+            "name": "ROOTCA",
+            "validation_context": {"trusted_ca": {"inline_string": mesh_authority.certificate}},
+        }))
+        .unwrap();
+        let client = start(&mesh);
+        let answer = ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap();
+        assert_eq!(answer == "+OK", is_redis, "{answer}");
+    }
+}
+
+/// A mesh with an overlay applied, and the module where that says it is.
+fn mesh(overlay: &str, node: SocketAddr) -> Arc<Mesh> {
+    let objects = kustomize::build(&manifests().join("overlays").join(overlay)).unwrap();
+    let mesh = Mesh::new(services(node, Port::free().unwrap().addr())).unwrap();
+    mesh.place(SEED, node.to_string()).unwrap();
+    for remote in objects.iter().flat_map(remotes) {
+        let digest = remote["sha256"].as_str().unwrap_or(DIGEST);
+        mesh.publish(remote["http_uri"]["uri"].as_str().unwrap(), image(digest).unwrap()).unwrap();
+    }
+    mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
+    mesh.apply(&objects).unwrap();
+    mesh
+}
+
+/// From where an EnvoyFilter has modules pulled.
+fn remotes(object: &Value) -> Vec<&Value> {
+    let patches = object["spec"]["configPatches"].as_array().into_iter().flatten();
+    let remote = "/patch/value/typed_config/config/vm_config/code/remote";
+    patches.filter_map(|patch| patch.pointer(remote)).collect()
+}
+
+fn start(mesh: &Arc<Mesh>) -> Sidecar {
+    mesh.start(Proxy::client("client")).unwrap()
+}
+
+/// The Envoy of a Redis pod under STRICT mutual TLS, as far as it matters to who connects.
+fn strict_inbound(
+    listen: SocketAddr,
+    redis: SocketAddr,
+    (chain, key): &(String, String),
+    authority: &Authority,
+) -> Envoy {
+    let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.{name}");
+    let socket = |addr: SocketAddr| json!({"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}});
+    let bootstrap = json!({
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": "@PORT@"}}},
+        "static_resources": {
+            "listeners": [{
+                "name": "virtualInbound",
+                "address": socket(listen),
+                "filter_chains": [{
+                    "transport_socket": {
+                        "name": "envoy.transport_sockets.tls",
+                        "typed_config": {
+                            "@type": type_of("transport_sockets.tls.v3.DownstreamTlsContext"),
+                            "require_client_certificate": true,
+                            "common_tls_context": {
+                                "alpn_protocols": ["istio-peer-exchange", "istio"],
+                                "tls_certificates": [{
+                                    "certificate_chain": {"inline_string": chain},
+                                    "private_key": {"inline_string": key},
+                                }],
+                                "validation_context": {
+                                    "trusted_ca": {"inline_string": authority.certificate},
+                                    "match_typed_subject_alt_names": [{
+                                        "san_type": "URI",
+                                        "matcher": {"prefix": "spiffe://cluster.local/"},
+                                    }],
+                                },
+                            },
+                        },
+                    },
+                    "filters": [{
+                        "name": "envoy.filters.network.tcp_proxy",
+                        "typed_config": {
+                            "@type": type_of("filters.network.tcp_proxy.v3.TcpProxy"),
+                            "stat_prefix": "inbound",
+                            "cluster": "inbound",
+                        },
+                    }],
+                }],
+            }],
+            "clusters": [{
+                "name": "inbound",
+                "load_assignment": {
+                    "cluster_name": "inbound",
+                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket(redis)}}]}],
+                },
+            }],
+        },
+    });
+    let mut options = EnvoyOptions::new(PluginConfig::from_text(""));
+    options.template = bootstrap.to_string().replace("\"@PORT@\"", "@ADMIN_PORT@").into();
+    Envoy::start(options).unwrap()
+}
+
+/// Who signs certificates.
+struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+    certificate: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "a test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Self { params, key, certificate }
+    }
+
+    /// A certificate for this name, and its key.
+    fn sign(&self, name: SanType) -> (String, String) {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.subject_alt_names.push(name);
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    /// That of a pod with this service account.
+    fn identity(&self, namespace: &str, account: &str) -> (String, String) {
+        let name = format!("spiffe://cluster.local/ns/{namespace}/sa/{account}");
+        self.sign(SanType::URI(name.try_into().unwrap()))
+    }
+}

@@ -1,9 +1,9 @@
-//! For how long a blocking command may wait, and where it says so.
+//! Blocking commands: for how long they wait, and what they have done once they are answered.
 
 use std::time::Duration;
 
-use crate::command::{self, Lookup};
-use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode};
+use crate::command::{self, CommandSpec, Lookup};
+use crate::resp::{Limits, Parsed, Reply, RequestFrame, RequestParser, encode};
 use crate::time::Instant;
 
 /// A command that may keep its connection waiting.
@@ -11,6 +11,8 @@ use crate::time::Instant;
 pub(crate) struct Blocking {
     /// When the node is to answer, whatever happens; `None`: it waits for ever.
     pub(crate) until: Option<Instant>,
+    /// The route of its first key, as an index.
+    pub(crate) route: Option<usize>,
 }
 
 /// Where a command has its timeout.
@@ -34,28 +36,88 @@ impl Blocking {
             let argument = std::str::from_utf8(frame.arg(timeout.position)?).ok()?;
             timeout.unit.read(argument)
         });
-        Self { until: duration.filter(|wait| !wait.is_zero()).map(|wait| now + wait) }
+        let until = duration.filter(|wait| !wait.is_zero()).map(|wait| now + wait);
+        Self { until, route: None }
     }
 
     /// The command with what is left of its timeout, for another try.
     pub(crate) fn shorten(self, command: &[u8], now: Instant) -> Option<Vec<u8>> {
         let left = self.until?.saturating_duration_since(now);
         let mut parser = RequestParser::new();
-        let Ok(Parsed::Command { .. }) = parser.parse(command, &Limits::UNBOUNDED) else {
-            return None;
-        };
-        let frame = parser.frame(command);
-        let Lookup::Known(spec) = command::lookup(&frame) else { return None };
+        let (spec, frame) = parse(&mut parser, command)?;
         let timeout = Timeout::of(spec.name, &frame)?;
         let shortened = timeout.unit.write(left);
-        let mut out = Vec::with_capacity(command.len());
-        encode::array_header(&mut out, frame.len());
-        for (position, argument) in frame.args().enumerate() {
+        let words = frame.args().enumerate().map(|(position, argument)| {
             let shortened = (position == timeout.position).then_some(shortened.as_bytes());
-            encode::bulk(&mut out, shortened.unwrap_or(argument));
-        }
-        Some(out)
+            shortened.unwrap_or(argument)
+        });
+        Some(encoded(words))
     }
+}
+
+/// The command that does at once what a blocking one has done by the time of its reply; `None` if
+/// that is nothing. (As Redis' replicas are told: redis `blocked.c`.)
+pub(crate) fn effect(command: &[u8], reply: &[u8]) -> Option<Effect> {
+    let reply = Reply::new(reply);
+    if reply.is_null() || reply.error_line().is_some() {
+        return None;
+    }
+    let mut parser = RequestParser::new();
+    let (spec, frame) = parse(&mut parser, command)?;
+    let name = spec.name;
+    let timeout = Timeout::of(name, &frame)?.position;
+    let popped = || Reply::new(reply.elements().next().unwrap_or_default()).bulk();
+    let without = |dropped: std::ops::RangeInclusive<usize>| {
+        let kept = frame.args().enumerate().filter(move |(at, _)| !dropped.contains(at));
+        kept.map(|(_, argument)| argument)
+    };
+    // Without the `B` in front, and without the timeout.
+    let twin = || name.strip_prefix('b').unwrap_or(name).as_bytes();
+    let (key, command) = match name {
+        "blpop" | "brpop" | "bzpopmin" | "bzpopmax" => (popped()?, encoded([twin(), popped()?])),
+        "blmove" | "brpoplpush" => {
+            (frame.arg(1)?, encoded([twin()].into_iter().chain(without(timeout..=timeout).skip(1))))
+        }
+        "blmpop" | "bzmpop" => {
+            // `LMPOP numkeys key [key ...] LEFT [COUNT count]`, of the key that had something.
+            let numkeys: usize = std::str::from_utf8(frame.arg(2)?).ok()?.parse().ok()?;
+            let rest = frame.args().skip(numkeys.checked_add(3)?);
+            (popped()?, encoded([twin(), b"1", popped()?].into_iter().chain(rest)))
+        }
+        "xreadgroup" => {
+            let streams = frame.args().position(|word| word.eq_ignore_ascii_case(b"streams"))?;
+            (frame.arg(streams + 1)?, encoded(without(timeout - 1..=timeout)))
+        }
+        _ => return None,
+    };
+    Some(Effect { spec, key: key.into(), command })
+}
+
+/// What a blocking command has done.
+#[derive(Debug)]
+pub(crate) struct Effect {
+    pub(crate) spec: &'static CommandSpec,
+    pub(crate) key: Box<[u8]>,
+    pub(crate) command: Vec<u8>,
+}
+
+fn parse<'a>(
+    parser: &'a mut RequestParser,
+    command: &'a [u8],
+) -> Option<(&'static CommandSpec, RequestFrame<'a>)> {
+    let Ok(Parsed::Command { .. }) = parser.parse(command, &Limits::UNBOUNDED) else {
+        return None;
+    };
+    let frame = parser.frame(command);
+    let Lookup::Known(spec) = command::lookup(&frame) else { return None };
+    Some((spec, frame))
+}
+
+fn encoded<'a>(words: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let words: Vec<_> = words.into_iter().collect();
+    let mut command = Vec::new();
+    encode::command(&mut command, &words);
+    command
 }
 
 impl Timeout {
@@ -154,12 +216,41 @@ mod tests {
     #[test]
     fn another_try_has_what_is_left() {
         let now = Instant::from_nanos(1_000_000_000);
-        let blocking = Blocking { until: Some(now + Duration::from_millis(1250)) };
+        let blocking = Blocking { until: Some(now + Duration::from_millis(1250)), route: None };
         let shortened = blocking.shorten(&encode("BLPOP a b 9"), now).unwrap();
         assert_eq!(shortened, encode("BLPOP a b 1.250"));
         let late = now + Duration::from_secs(2);
         let shortened = blocking.shorten(&encode("XREAD BLOCK 9 STREAMS s 0"), late).unwrap();
         assert_eq!(shortened, encode("XREAD BLOCK 1 STREAMS s 0"));
-        assert_eq!(Blocking { until: None }.shorten(&encode("BLPOP a 0"), now), None);
+        let forever = Blocking { until: None, route: None };
+        assert_eq!(forever.shorten(&encode("BLPOP a 0"), now), None);
+    }
+
+    #[test]
+    fn what_a_wait_has_done_can_be_done_at_once() {
+        let done = |words: &str, reply: &str| {
+            let effect = effect(&encode(words), reply.as_bytes())?;
+            Some((String::from_utf8(effect.key.into()).unwrap(), effect.command))
+        };
+        let from_b = "*2\r\n$1\r\nb\r\n$1\r\nv\r\n";
+        for (words, reply, key, twin) in [
+            ("BLPOP a b 0", from_b, "b", "lpop b"),
+            ("BRPOP a b 0", from_b, "b", "rpop b"),
+            ("BZPOPMIN a b 0", "*3\r\n$1\r\nb\r\n$1\r\nv\r\n$1\r\n1\r\n", "b", "zpopmin b"),
+            ("BLMOVE a b LEFT RIGHT 0", "$1\r\nv\r\n", "a", "lmove a b LEFT RIGHT"),
+            ("BRPOPLPUSH a b 0", "$1\r\nv\r\n", "a", "rpoplpush a b"),
+            ("BLMPOP 0 2 a b LEFT COUNT 3", from_b, "b", "lmpop 1 b LEFT COUNT 3"),
+            (
+                "XREADGROUP GROUP g c BLOCK 0 STREAMS a >",
+                "*1\r\n*2\r\n$1\r\na\r\n*0\r\n",
+                "a",
+                "XREADGROUP GROUP g c STREAMS a >",
+            ),
+        ] {
+            assert_eq!(done(words, reply), Some((key.to_owned(), encode(twin))), "{words}");
+        }
+        assert_eq!(done("BLPOP a 0", "*-1\r\n"), None);
+        assert_eq!(done("BLPOP a 0", "-ERR x\r\n"), None);
+        assert_eq!(done("XREAD BLOCK 0 STREAMS a 0", "*1\r\n*0\r\n"), None, "it only reads");
     }
 }

@@ -122,6 +122,17 @@ pub(crate) struct Part {
     pub(crate) redirections: u8,
 }
 
+impl Way {
+    /// The same for a command that goes by a route, which a wait must remember: what it has done is
+    /// copied to the route's mirrors.
+    pub(crate) fn by_route(self, route: Option<usize>) -> Self {
+        match self {
+            Self::Blocking(blocking) => Self::Blocking(Blocking { route, ..blocking }),
+            other => other,
+        }
+    }
+}
+
 impl State {
     /// Whether a reply is still to come.
     fn is_waiting(&self) -> bool {

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Health, OP_TIMEOUT, each_chunking};
+use support::{Chunking, Driver, Health, OP_TIMEOUT, each_chunking, mirror_writes};
 
 #[test]
 fn a_blocked_client_waits_alone_and_gets_what_comes() {
@@ -192,4 +192,18 @@ fn keys_of_several_slots_cannot_be_waited_for_together() {
         let reply = driver.ask(client, "BLPOP a b 0");
         assert_eq!(reply, "-CROSSSLOT Keys in request don't hash to the same slot ");
     });
+}
+
+#[test]
+fn a_mirror_is_told_what_a_wait_has_taken_and_never_waits_itself() {
+    for chunking in [Chunking::Whole, Chunking::ByteByByte] {
+        let mut driver = Driver::with(chunking, mirror_writes);
+        let (client, other) = (driver.connect(), driver.connect());
+        driver.command(client, "BLPOP a 0");
+        assert_eq!(driver.other.executed, [""; 0]);
+        driver.ask(other, "SET a 7");
+        driver.settle();
+        assert_eq!(driver.received(client), "*2 $1 a $1 7 ");
+        assert_eq!(driver.other.executed, ["other-0:1: SET a 7", "other-0:1: lpop a"]);
+    }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Driver, Health, another_cluster, each_chunking};
+use support::{Driver, Health, each_chunking, mirror_writes};
 
 /// What the client is told when a transaction was refused.
 const ABORTED: &str = "-EXECABORT Transaction discarded because of previous errors. ";
@@ -328,17 +328,7 @@ fn a_client_that_leaves_takes_its_transaction_along() {
 #[test]
 fn a_mirror_gets_a_transaction_as_one_unless_it_was_stopped() {
     for chunking in [support::Chunking::Whole, support::Chunking::ByteByByte] {
-        let mut driver = Driver::with(chunking, |config| {
-            let mirror = another_cluster(config, "mirror", "other-0:1");
-            config.clusters[mirror].kind = slotmesh_engine::config::ClusterKind::Standalone;
-            let route = config.routes.catch_all.as_mut().unwrap();
-            route.mirrors = vec![slotmesh_engine::config::Mirror {
-                cluster: mirror,
-                exclude_read_commands: true,
-                fraction: slotmesh_engine::config::Fraction::ALL,
-                draw_per_command: false,
-            }];
-        });
+        let mut driver = Driver::with(chunking, mirror_writes);
         let (client, other) = (driver.connect(), driver.connect());
         driver.ask(client, "MULTI");
         driver.ask(client, "SET a 1");

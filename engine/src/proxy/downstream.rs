@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::faults::INJECTED;
 use super::{Cut, Proxy, Scratch};
 use crate::blocking::Blocking;
-use crate::cluster::Slot;
 use crate::command::{
     self, CommandError, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN,
 };
@@ -361,7 +358,8 @@ impl Proxy {
                     Err(NoRoute) => self.answer_no_route(id, spec),
                     Ok(frame) => {
                         let policy = self.policy(id, &command, places);
-                        let command = Command { frame, keys, policy, ..command };
+                        let way = command.way.by_route(self.routes.route_of(places));
+                        let command = Command { frame, keys, policy, way, ..command };
                         let here = places.as_slice().iter().copied();
                         let submitted = match self.strays(id, &command, places) {
                             true => Err(CrossSlot),
@@ -417,7 +415,7 @@ impl Proxy {
     }
 
     /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
-    fn submit(
+    pub(super) fn submit(
         &mut self,
         owner: Owner,
         command: Command<'_>,
@@ -443,44 +441,6 @@ impl Proxy {
             });
         }
         Ok(())
-    }
-
-    /// Copies a command to the mirrors of its route that want it.
-    fn mirror(&mut self, command: Command<'_>, places: &Places, cut: &mut Cut, now: Instant) {
-        let key = |position: &u32| command.frame.arg(*position as usize).unwrap_or_default();
-        let command = Command { policy: ReadPolicy::Master, delay: None, ..command };
-        let mut next = 0;
-        while let Some(mirror) = self.routes.mirror(places, next) {
-            next += 1;
-            let first_key = command.keys.first().map(key);
-            if !mirror.wants(command.spec.is_read(), first_key, &mut self.rng) {
-                continue;
-            }
-            if !self.has_room_for_copy(mirror.cluster, command.len) {
-                continue;
-            }
-            let slots: SmallVec<[Slot; 8]> = command
-                .keys
-                .iter()
-                .map(|position| self.routes.slot(mirror.cluster, key(position)))
-                .collect();
-            let there = slots.iter().map(|slot| Place { cluster: mirror.cluster, slot: *slot });
-            match self.submit(Owner::Mirror(mirror.cluster), command, there, cut, now) {
-                Ok(()) => self.stats.upstream(mirror.cluster).mirror_sent += 1,
-                // A standalone server takes what a cluster as its mirror cannot.
-                Err(CrossSlot) => self.stats.upstream(mirror.cluster).mirror_dropped_crossslot += 1,
-            }
-        }
-    }
-
-    /// Whether a mirror may be given so many bytes more. Counts the copy as dropped if not.
-    pub(super) fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
-        let pending = self.mirror_bytes.get(cluster).copied().unwrap_or_default();
-        let has_room = pending.saturating_add(len) <= self.config.limits.mirror_bytes;
-        if !has_room {
-            self.stats.upstream(cluster).mirror_dropped_overflow += 1;
-        }
-        has_room
     }
 
     /// Gives a command its deadline and, if it is a client's, its place among the replies.
@@ -585,4 +545,4 @@ enum Taken {
 }
 
 /// The keys of a command that cannot be cut sit in several slots.
-struct CrossSlot;
+pub(super) struct CrossSlot;

@@ -10,6 +10,7 @@ mod dispatch;
 mod downstream;
 mod faults;
 mod local;
+mod mirror;
 mod pubsub;
 mod refresh;
 mod stats;

@@ -8,11 +8,11 @@ use crate::command::{
 use crate::config::ReadPolicy;
 use crate::pubsub::TopicKind;
 use crate::request::{Leave, Owner, Part, State, SubRequestId, Way};
-use crate::resp::{Limits, Parsed, Reply, RequestParser, encode};
+use crate::resp::{Limits, Parsed, RequestParser, encode};
 use crate::route::{Place, shared_place};
 use crate::session::SessionId;
 use crate::time::Instant;
-use crate::transaction::{EXECABORT, Exec, Transaction, Watch};
+use crate::transaction::{EXECABORT, Transaction, Watch};
 use crate::upstream::{ConnectionId, Expect};
 
 /// The text that Redis gives a command that no transaction may hold.
@@ -182,50 +182,6 @@ impl Proxy {
             .and_then(|request| self.sessions.get_mut(request.session()?))
         {
             session.watch = Watch::None;
-        }
-    }
-
-    /// Copies a transaction that has waited for what became of its watched keys.
-    pub(super) fn mirror_executed(
-        &mut self,
-        sub_request: SubRequestId,
-        unit: &[u8],
-        reply: &[u8],
-        now: Instant,
-    ) {
-        let request = self.requests.get_mut(sub_request.request);
-        let Some(exec) = request.and_then(|request| request.exec.take()) else { return };
-        if reply.first() == Some(&b'*') && !Reply::new(reply).is_null() {
-            self.mirror_transaction(&exec, unit, now);
-        }
-        if let Some(request) = self.requests.get_mut(sub_request.request) {
-            request.exec = Some(exec);
-        }
-    }
-
-    /// Copies a transaction to the mirrors of its route that want it.
-    fn mirror_transaction(&mut self, exec: &Exec, unit: &[u8], now: Instant) {
-        let Some((first_key, route)) = &exec.target.first_key else { return };
-        let route = *route;
-        let mut next = 0;
-        while let Some(mirror) = self.routes.mirror_of(route, next) {
-            next += 1;
-            if !mirror.wants(exec.target.read_only, Some(first_key), &mut self.rng)
-                || !self.has_room_for_copy(mirror.cluster, unit.len())
-            {
-                continue;
-            }
-            let slot = self.routes.slot(mirror.cluster, first_key);
-            let part = Part::at(Place { cluster: mirror.cluster, slot }, ReadPolicy::Master);
-            let owner = Owner::Mirror(mirror.cluster);
-            let command = Command::unit(exec.spec, unit, Way::Shared);
-            if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
-                self.stats.upstream(mirror.cluster).mirror_sent += 1;
-                if let Some(request) = self.requests.get_mut(request) {
-                    request.exec = Some(Box::new(exec.copy()));
-                }
-                self.send(SubRequestId { request, part: 0 }, unit, now);
-            }
         }
     }
 

@@ -241,7 +241,7 @@ impl Proxy {
     ) {
         self.note_watch(id, sub_request, reply);
         self.conclude_watched(sub_request);
-        self.mirror_executed(sub_request, command, reply, now);
+        self.mirror_outcome(sub_request, command, reply, now);
         self.take_reply(sub_request, reply);
     }
 

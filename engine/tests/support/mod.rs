@@ -8,6 +8,7 @@ pub mod redis;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use slotmesh_engine::config::{ClusterKind, Fraction, Mirror};
 use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
 
 pub use metrics::Metrics;
@@ -354,6 +355,18 @@ pub fn another_cluster(config: &mut Config, name: &str, seed: &str) -> usize {
     cluster.seeds = vec![slotmesh_engine::Address::parse(seed).unwrap()];
     config.clusters.push(cluster);
     config.clusters.len() - 1
+}
+
+/// Copies every write to the standalone server `other-0:1`.
+pub fn mirror_writes(config: &mut Config) {
+    let cluster = another_cluster(config, "mirror", "other-0:1");
+    config.clusters[cluster].kind = ClusterKind::Standalone;
+    config.routes.catch_all.as_mut().unwrap().mirrors = vec![Mirror {
+        cluster,
+        exclude_read_commands: true,
+        fraction: Fraction::ALL,
+        draw_per_command: false,
+    }];
 }
 
 /// A command of the words between spaces.

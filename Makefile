@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -39,6 +39,14 @@ compare: wasm ## look for redis_proxy's defects in it and in Slotmesh, side by s
 
 test: wasm test-deps ## run all tests, on real Redis and Envoy
 	cargo test --locked
+
+test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: those in target/envoys
+	@shopt -s nullglob; envoys=(target/envoys/*/bin/envoy); \
+	[[ $${#envoys[@]} -gt 0 ]] || echo 'SKIPPED: no other Envoy is installed'; \
+	for envoy in "$${envoys[@]}"; do \
+	  echo "test-envoys: $$($$envoy --version)"; \
+	  ENVOY=$(CURDIR)/$$envoy cargo test --locked --package slotmesh-istio-test || exit; \
+	done
 
 bench: wasm ## measure the module side by side with Envoy's redis_proxy: [ARGS='--quick --only GET --out dir']
 	@echo 'bench: building the load generator' >&2

@@ -104,7 +104,7 @@ fn a_module_that_arrives_late_is_waited_for() {
             world.mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
             client.join().unwrap()
         });
-        assert_eq!(ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap(), "+OK");
+        wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
         assert!(passed(&client) > 0, "{name}");
     }
 }
@@ -115,8 +115,11 @@ fn a_live_listener_serves_as_before_until_the_module_has_arrived() {
     let client = world.client();
     let addr = client.addr(REDIS).unwrap();
     world.mesh.publish(IMAGE, Pull::Pending).unwrap();
-    world.mesh.apply(&base("envoyfilter")).unwrap();
-    until("the sidecar to ask for the router", PATIENCE, || {
+    // Envoy would go on without the module after 15 s.
+    let patient = Value::from(base("envoyfilter")).to_string().replace("\"15s\"", "\"600s\"");
+    let patient: Vec<Value> = serde_json::from_str(&patient).unwrap();
+    world.mesh.apply(&patient).unwrap();
+    until("the sidecar to ask for the tunnel", PATIENCE, || {
         let asked = world.mesh.was_asked_for(&Proxy::client("client"), "slotmesh.tunnel");
         Ok(if asked { Probe::Ready(()) } else { Probe::NotYet("not yet".to_owned()) })
     })

@@ -13,8 +13,8 @@ use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer};
 use support::{
-    Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, passed,
-    services, wait_for_answer, wait_for_line,
+    Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
+    passed, services, wait_for_answer, wait_for_line,
 };
 
 const BASES: [&str; 2] = ["envoyfilter", "wasmplugin"];
@@ -193,8 +193,7 @@ fn the_envoyfilter_without_its_wasmplugin_closes_clients() {
     let addr = client.addr(REDIS).unwrap();
     assert_closed(addr);
     assert_other_serves(&client);
-    let stats = client.envoy().stats().unwrap();
-    assert!(stats["slotmesh_guard_.rbac.denied"] > 0, "it was not the guard");
+    assert!(counter(&client, "slotmesh_guard_.rbac.denied") > 0, "it was not the guard");
     world.mesh.apply(&base("wasmplugin")).unwrap();
     wait_for_answer(addr, "SET a 1", "+OK");
 }

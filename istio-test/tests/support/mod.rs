@@ -168,6 +168,12 @@ pub(crate) fn wait_for_line(sidecar: &Sidecar, words: &[&str]) -> String {
 
 /// How many times the router's guard let a client pass.
 pub(crate) fn passed(sidecar: &Sidecar) -> u64 {
-    let stats = sidecar.envoy().stats().unwrap();
-    stats.get("slotmesh_guard_.rbac.allowed").copied().unwrap_or_default()
+    counter(sidecar, "slotmesh_guard_.rbac.allowed")
+}
+
+/// One of Envoy's counters. Envoy does not answer while it compiles a module, which can take long.
+pub(crate) fn counter(sidecar: &Sidecar, name: &str) -> u64 {
+    let stats = || Ok(Probe::retry(sidecar.envoy().stats()));
+    let stats = until("Envoy's counters", PATIENCE, stats).unwrap();
+    stats.get(name).copied().unwrap_or_default()
 }

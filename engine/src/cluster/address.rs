@@ -1,6 +1,7 @@
 //! Where a node listens.
 
 use std::fmt;
+use std::net::IpAddr;
 
 /// Host and port of a Redis node; the host is an IP address or a DNS name.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -35,6 +36,11 @@ impl Address {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Whether the host is a name that somebody must resolve.
+    pub fn is_name(&self) -> bool {
+        self.host.parse::<IpAddr>().is_err()
+    }
 }
 
 /// Writes `host:port`, with an IPv6 host in brackets.
@@ -61,6 +67,13 @@ mod tests {
             ("[fe80::1]:7000", "[fe80::1]:7000"),
         ] {
             assert_eq!(Address::parse(text).unwrap().to_string(), written);
+        }
+    }
+
+    #[test]
+    fn a_name_is_told_from_an_ip_address() {
+        for (text, is_name) in [("redis-0:1", true), ("127.0.0.1:1", false), ("[::1]:1", false)] {
+            assert_eq!(Address::parse(text).unwrap().is_name(), is_name, "{text}");
         }
     }
 

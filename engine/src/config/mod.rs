@@ -168,6 +168,8 @@ pub struct ClusterConfig {
     pub seeds: Vec<Address>,
     /// The Envoy cluster through which nodes are dialled.
     pub envoy_cluster: String,
+    /// The one for nodes that are known by a host name, such as most seeds; often the same.
+    pub envoy_cluster_for_names: String,
     /// Time between two topology refreshes.
     pub refresh_rate: Duration,
     /// How long a node may take to answer a refresh before the next one is asked.
@@ -182,6 +184,17 @@ pub struct ClusterConfig {
     pub enable_zone_discovery: bool,
     /// Zones by the node's host.
     pub zones: Vec<(HostPattern, String)>,
+}
+
+impl ClusterConfig {
+    /// The Envoy cluster through which `address` is dialled.
+    #[must_use]
+    pub fn envoy_cluster_of(&self, address: &Address) -> &str {
+        match address.is_name() {
+            true => &self.envoy_cluster_for_names,
+            false => &self.envoy_cluster,
+        }
+    }
 }
 
 /// What kind of Redis serves a name.

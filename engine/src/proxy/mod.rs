@@ -215,7 +215,7 @@ impl Proxy {
                 let cluster = self.clusters.get(connection.cluster)?;
                 Some(Output::OpenUpstream {
                     connection: id,
-                    envoy_cluster: &cluster.config.envoy_cluster,
+                    envoy_cluster: cluster.config.envoy_cluster_of(&connection.address),
                     address: &connection.address,
                 })
             }

@@ -25,6 +25,8 @@ pub(super) struct RawCluster {
     seeds: Option<Vec<String>>,
     #[serde(alias = "envoyCluster")]
     envoy_cluster: Option<String>,
+    #[serde(alias = "envoyClusterForNames")]
+    envoy_cluster_for_names: Option<String>,
     #[serde(alias = "clusterRefreshRate")]
     cluster_refresh_rate: Option<RawDuration>,
     #[serde(alias = "clusterRefreshTimeout")]
@@ -100,6 +102,10 @@ impl RawCluster {
             .member("envoy_cluster")
             .not_empty(self.envoy_cluster)?
             .unwrap_or_else(|| ENVOY_CLUSTER.to_owned());
+        let envoy_cluster_for_names = at
+            .member("envoy_cluster_for_names")
+            .not_empty(self.envoy_cluster_for_names)?
+            .unwrap_or_else(|| envoy_cluster.clone());
         let duration = |word, value: Option<RawDuration>, default| match value {
             Some(value) => value.positive(&at.member(word)),
             None => Ok(Duration::from_secs(default)),
@@ -109,6 +115,7 @@ impl RawCluster {
             kind,
             seeds,
             envoy_cluster,
+            envoy_cluster_for_names,
             refresh_rate: duration("cluster_refresh_rate", self.cluster_refresh_rate, 5)?,
             refresh_timeout: duration("cluster_refresh_timeout", self.cluster_refresh_timeout, 3)?,
             redirect_refresh_interval: duration(

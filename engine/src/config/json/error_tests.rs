@@ -150,6 +150,11 @@ fn a_wrong_word_is_named_by_its_path() {
         (Cluster, r#""type": "SENTINEL""#, "clusters.main.type: unknown variant `SENTINEL`"),
         (Cluster, r#""type": "STANDALONE""#, "clusters.main.seeds: of a STANDALONE Redis"),
         (Cluster, r#""envoy_cluster": """#, "clusters.main.envoy_cluster: is empty"),
+        (
+            Cluster,
+            r#""envoy_cluster_for_names": """#,
+            "clusters.main.envoy_cluster_for_names: is empty",
+        ),
         (Cluster, r#""cluster_refresh_rate": "x""#, "clusters.main.cluster_refresh_rate: 'x' is"),
         (
             Cluster,

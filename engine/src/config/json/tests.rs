@@ -111,6 +111,7 @@ fn the_smallest_configuration_has_envoys_defaults() {
     assert_eq!(cluster.kind, ClusterKind::Cluster);
     assert_eq!(cluster.seeds.len(), 2);
     assert_eq!(cluster.envoy_cluster, "slotmesh_upstream");
+    assert_eq!(cluster.envoy_cluster_for_names, "slotmesh_upstream");
     assert_eq!(cluster.refresh_rate, Duration::from_secs(5));
     assert_eq!(cluster.refresh_timeout, Duration::from_secs(3));
     assert_eq!(cluster.redirect_refresh_interval, Duration::from_secs(5));
@@ -229,7 +230,7 @@ fn routes_name_clusters_by_index() {
 fn every_word_of_a_cluster_is_read() {
     let config = with(
         Place::Cluster,
-        r#""envoy_cluster": "e", "cluster_refresh_rate": "1s", "cluster_refresh_timeout": "2s",
+        r#""envoy_cluster": "e", "envoy_cluster_for_names": "n", "cluster_refresh_rate": "1s", "cluster_refresh_timeout": "2s",
            "redirect_refresh_interval": "3s", "redirect_refresh_threshold": 0,
            "type": "REDIS_CLUSTER", "enable_zone_discovery": true,
            "auth_username": {"inline_string": "bob"},
@@ -243,7 +244,9 @@ fn every_word_of_a_cluster_is_read() {
            "zones": {"10.0.0.0/8": "a", "redis-0.x": "b", "fd00::1": "c"}"#,
     );
     let cluster = &config.clusters[0];
-    assert_eq!(cluster.envoy_cluster, "e");
+    let [node, seed] = ["10.0.0.1:1", "redis:1"].map(|text| Address::parse(text).unwrap());
+    assert_eq!(cluster.envoy_cluster_of(&node), "e");
+    assert_eq!(cluster.envoy_cluster_of(&seed), "n");
     assert_eq!(cluster.refresh_rate, Duration::from_secs(1));
     assert_eq!(cluster.refresh_timeout, Duration::from_secs(2));
     assert_eq!(cluster.redirect_refresh_interval, Duration::from_secs(3));

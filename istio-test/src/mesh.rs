@@ -127,6 +127,7 @@ impl Mesh {
         // The module's configuration comes by ADS.
         let mut options = EnvoyOptions::new(PluginConfig::from_text(""));
         options.template = template.into();
+        options.binary = proxy.envoy.clone();
         options.process_environment = proxy.environment.clone();
         let envoy = Envoy::start(options)?;
         Ok(Sidecar { mesh: Arc::clone(self), proxy, envoy })

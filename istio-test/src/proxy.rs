@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub struct Proxy {
     pub labels: BTreeMap<String, String>,
     /// Its Istio: `1.31.0`.
     pub version: String,
+    /// Its Envoy; `None` is the one that `make deps` installed.
+    pub envoy: Option<PathBuf>,
     /// Whether it is a gateway rather than a client's sidecar. It has no listener of its own.
     pub gateway: bool,
     /// Variables of its Envoy's container.
@@ -33,6 +36,7 @@ impl Proxy {
             namespace: "redis-client".to_owned(),
             labels: BTreeMap::from([("slotmesh".to_owned(), "enabled".to_owned())]),
             version: "1.31.0".to_owned(),
+            envoy: None,
             gateway: false,
             environment: BTreeMap::new(),
         }
@@ -80,6 +84,10 @@ pub struct Service {
     pub port: u16,
     /// Where its pods listen.
     pub endpoints: Vec<SocketAddr>,
+    /// Those of them whose pods have a sidecar.
+    pub sidecars: Vec<SocketAddr>,
+    /// Whether it has no cluster IP. Of the listeners that it then has, one for each pod, none is made.
+    pub headless: bool,
 }
 
 impl Service {

@@ -36,7 +36,7 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     let mut listeners = Vec::new();
     if !proxy.gateway {
         listeners.push(virtual_outbound());
-        for service in services {
+        for service in services.iter().filter(|service| !service.headless) {
             let fits = |plugin: &&&Value| wasmplugin::fits_port(plugin, service.port);
             let filters = plugins.iter().filter(fits);
             let filters = filters.map(|plugin| wasmplugin::filter(plugin, proxy)).collect();
@@ -46,12 +46,7 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     patches.patch_listeners(&mut listeners, context);
 
     let mut clusters: Vec<Value> = services.iter().map(cluster).collect();
-    clusters.push(json!({
-        "name": "PassthroughCluster",
-        "type": "ORIGINAL_DST",
-        "lb_policy": "CLUSTER_PROVIDED",
-        "connect_timeout": "10s",
-    }));
+    clusters.push(original_dst("PassthroughCluster"));
     patches.patch_clusters(&mut clusters, context);
 
     let mut extensions: Vec<Value> = patches.extensions().cloned().collect();
@@ -103,6 +98,9 @@ fn tcp_proxy(cluster: &str) -> Value {
 }
 
 fn cluster(service: &Service) -> Value {
+    if service.headless {
+        return original_dst(&service.cluster());
+    }
     json!({
         "name": service.cluster(),
         "type": "EDS",
@@ -115,11 +113,25 @@ fn cluster(service: &Service) -> Value {
     })
 }
 
+fn original_dst(name: &str) -> Value {
+    json!({
+        "name": name,
+        "type": "ORIGINAL_DST",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "connect_timeout": "10s",
+    })
+}
+
 fn endpoints(service: &Service) -> Value {
     let endpoints = service.endpoints.iter().map(|endpoint| {
         let (address, port) = (endpoint.ip().to_string(), endpoint.port());
         let address = json!({"socket_address": {"address": address, "port_value": port}});
-        json!({"endpoint": {"address": address}})
+        let mut rendered = json!({"endpoint": {"address": address}});
+        if service.sidecars.contains(endpoint) {
+            let metadata = json!({"envoy.transport_socket_match": {"tlsMode": "istio"}});
+            rendered["metadata"] = json!({"filter_metadata": metadata});
+        }
+        rendered
     });
     json!({
         "cluster_name": service.cluster(),

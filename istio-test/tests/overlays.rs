@@ -5,7 +5,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -13,20 +14,23 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::{Value, json};
-use slotmesh_istio_test::{Mesh, Proxy, Sidecar, image, kustomize};
+use slotmesh_istio_test::{Mesh, Proxy, Service, Sidecar, image, kustomize};
+use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, mirroring, replica_reads, sharding};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
     TempDir, Tls,
 };
 use support::{
-    DIGEST, IMAGE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node, services,
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node,
+    services, wait_for_answer,
 };
 
 const MIRROR: &str = "redis-mirror.redis.svc.cluster.local:6380";
 
 /// The test of each overlay, by the overlay's directory.
-const WALKED_THROUGH: [&str; 9] = [
+const WALKED_THROUGH: [&str; 10] = [
+    "auto-mtls",
     "credentials",
     "gateway",
     "migration",
@@ -149,31 +153,81 @@ fn mtls_reaches_nodes_whose_sidecars_are_strict() {
         let server = mesh_authority.identity("redis", account);
         let _inbound = strict_inbound(front.addr(), redis.addr(), &server, &mesh_authority);
         let mesh = mesh("mtls", front.addr());
-        let (chain, key) = mesh_authority.identity("redis-client", "client");
-        mesh.add_secret(json!({
-            "name": "default",
-            "tls_certificate": {
-                "certificate_chain": {"inline_string": chain},
-                "private_key": {"inline_string": key},
-            },
-        }))
-        .unwrap();
-        mesh.add_secret(json!({
-            "name": "ROOTCA",
-            "validation_context": {"trusted_ca": {"inline_string": mesh_authority.certificate}},
-        }))
-        .unwrap();
+        add_secrets(&mesh, &mesh_authority);
         let client = start(&mesh);
         let answer = ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap();
         assert_eq!(answer == "+OK", is_redis, "{answer}");
     }
 }
 
+#[test]
+fn auto_mtls_meets_each_node_as_istiod_says_it_is() {
+    let authority = Authority::new();
+    let [bus, front, plain_bus] = [(); 3].map(|()| Port::free().unwrap());
+    let meshed = announcing(&bus, Some(&front));
+    let server = authority.identity("redis", "redis");
+    let _inbound = strict_inbound(front.addr(), meshed.addr(), &server, &authority);
+    let client = start_auto_mtls(front.addr(), &[front.addr()], &authority);
+    wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+    assert_eq!(client.refusals(), Vec::<String>::new());
+
+    let plain = announcing(&plain_bus, None);
+    let client = start_auto_mtls(plain.addr(), &[], &authority);
+    wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+}
+
+/// The seed is any endpoint; the node is the one that CLUSTER SLOTS names.
+#[test]
+fn auto_mtls_dials_no_node_that_istiod_does_not_know() {
+    let [bus, elsewhere] = [(); 2].map(|()| Port::free().unwrap());
+    let redis = announcing(&bus, Some(&elsewhere));
+    let listener = TcpListener::bind(elsewhere.addr()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let client = start_auto_mtls(redis.addr(), &[], &Authority::new());
+    let addr = client.addr(REDIS).unwrap();
+    // On a busy machine the module may come after its time, and clients be closed until then.
+    let answered = || Ok(Probe::retry(ask(addr, "SET a 1")));
+    let answer = until("the router to answer", PATIENCE, answered).unwrap();
+    assert!(answer.starts_with('-'), "{answer}");
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+/// A node that knows its IP address, as those of k8s/redis-cluster do: one alone learns it from nobody.
+fn announcing(bus: &Port, port: Option<&Port>) -> RedisServer {
+    let port = port.map(|port| port.number().to_string());
+    let mut args = vec!["--cluster-announce-ip", "127.0.0.1"];
+    if let Some(port) = &port {
+        args.extend(["--cluster-announce-port", port]);
+    }
+    one_node_cluster(bus, &args)
+}
+
+/// A client in front of a headless Service with one endpoint.
+fn start_auto_mtls(node: SocketAddr, sidecars: &[SocketAddr], authority: &Authority) -> Sidecar {
+    let mut services = services(node, Port::free().unwrap().addr());
+    services.push(Service {
+        host: "redis-nodes.redis.svc.cluster.local".to_owned(),
+        address: "None".to_owned(),
+        port: 6379,
+        endpoints: vec![node],
+        sidecars: sidecars.to_owned(),
+        headless: true,
+    });
+    let mesh = mesh_of("auto-mtls", services);
+    add_secrets(&mesh, authority);
+    start(&mesh)
+}
+
 /// A mesh with an overlay applied, and the module where that says it is.
 fn mesh(overlay: &str, node: SocketAddr) -> Arc<Mesh> {
-    let objects = kustomize::build(&manifests().join("overlays").join(overlay)).unwrap();
-    let mesh = Mesh::new(services(node, Port::free().unwrap().addr())).unwrap();
+    let mesh = mesh_of(overlay, services(node, Port::free().unwrap().addr()));
     mesh.place(SEED, node.to_string()).unwrap();
+    mesh
+}
+
+fn mesh_of(overlay: &str, services: Vec<Service>) -> Arc<Mesh> {
+    let objects = kustomize::build(&manifests().join("overlays").join(overlay)).unwrap();
+    let mesh = Mesh::new(services).unwrap();
     for remote in objects.iter().flat_map(remotes) {
         let digest = remote["sha256"].as_str().unwrap_or(DIGEST);
         mesh.publish(remote["http_uri"]["uri"].as_str().unwrap(), image(digest).unwrap()).unwrap();
@@ -181,6 +235,24 @@ fn mesh(overlay: &str, node: SocketAddr) -> Arc<Mesh> {
     mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
     mesh.apply(&objects).unwrap();
     mesh
+}
+
+/// What the client's own sidecar gets from its istio-agent.
+fn add_secrets(mesh: &Mesh, authority: &Authority) {
+    let (chain, key) = authority.identity("redis-client", "client");
+    mesh.add_secret(json!({
+        "name": "default",
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": chain},
+            "private_key": {"inline_string": key},
+        },
+    }))
+    .unwrap();
+    mesh.add_secret(json!({
+        "name": "ROOTCA",
+        "validation_context": {"trusted_ca": {"inline_string": authority.certificate}},
+    }))
+    .unwrap();
 }
 
 /// From where an EnvoyFilter has modules pulled.

@@ -24,6 +24,8 @@ fn services() -> Vec<Service> {
             address: address.to_owned(),
             port,
             endpoints: Vec::new(),
+            sidecars: Vec::new(),
+            headless: false,
         })
         .into()
 }

@@ -35,6 +35,8 @@ pub struct EnvoyOptions {
     pub configuration: PluginConfig,
     /// Variables that the module's VM sees.
     pub environment: BTreeMap<String, String>,
+    /// Envoy itself; `None` is the one that `make deps` installed.
+    pub binary: Option<PathBuf>,
     /// Variables of Envoy's own process.
     pub process_environment: BTreeMap<String, String>,
     /// Envoy's transport socket towards Redis (`UpstreamTlsContext`); `None` is plaintext.
@@ -62,6 +64,7 @@ impl EnvoyOptions {
         Self {
             configuration,
             environment: BTreeMap::new(),
+            binary: None,
             process_environment: BTreeMap::new(),
             transport_socket: None,
             wasm: None,
@@ -110,7 +113,8 @@ impl Envoy {
         fs::write(&bootstrap, rendered)
             .with_context(|| format!("writing {}", bootstrap.display()))?;
 
-        let mut command = Command::new(locate::envoy()?);
+        let binary = options.binary.map_or_else(locate::envoy, Ok)?;
+        let mut command = Command::new(binary);
         command.envs(&options.process_environment);
         command.arg("--config-path").arg(&bootstrap);
         command.args(["--concurrency", &options.concurrency.to_string()]);

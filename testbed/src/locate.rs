@@ -18,6 +18,17 @@ pub fn envoy() -> Result<PathBuf> {
     find("ENVOY", &[workspace().join(".venv/bin/envoy")], "`make deps` installs Envoy")
 }
 
+/// An Envoy of another version, such as `1.36.4`: `$ENVOY_1_36_4`, else what
+/// scripts/install-test-deps installed.
+///
+/// # Errors
+/// It is not there; says how to get it.
+pub fn envoy_of(version: &str) -> Result<PathBuf> {
+    let installed = workspace().join("target/envoys").join(version).join("bin/envoy");
+    let variable = format!("ENVOY_{}", version.replace('.', "_"));
+    find(&variable, &[installed], &format!("`make test-deps` installs Envoy {version}"))
+}
+
 /// The module: `$SLOTMESH_WASM`, else what scripts/build-wasm made.
 ///
 /// # Errors

@@ -43,6 +43,8 @@ pub(crate) fn services(node: SocketAddr, other: SocketAddr) -> Vec<Service> {
         address: address.to_owned(),
         port,
         endpoints: vec![endpoint],
+        sidecars: Vec::new(),
+        headless: false,
     };
     vec![
         service("redis-cluster.redis.svc.cluster.local", "10.96.0.10", 6379, node),

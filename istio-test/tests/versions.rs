@@ -1,0 +1,42 @@
+//! The bases on the Envoy of each Istio that istio/README.md calls tested.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+mod support;
+
+use slotmesh_istio_test::{Mesh, Proxy, image};
+use slotmesh_testbed::walkthrough::{RedisCli, sharding};
+use slotmesh_testbed::{ClusterOptions, Port, RedisCluster, locate, or_skip};
+use support::{DIGEST, IMAGE, REDIS, SEED, base, passed, services};
+
+#[test]
+fn istio_1_28_with_envoy_1_36() {
+    walk_through("1.28.0", "1.36.4");
+}
+
+#[test]
+fn istio_1_31_with_envoy_1_39() {
+    walk_through("1.31.0", "1.39.3");
+}
+
+fn walk_through(istio: &str, envoy: &str) {
+    let Some(binary) = or_skip(locate::envoy_of(envoy)) else { return };
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let nodes: Vec<RedisCli> =
+        cluster.nodes().iter().map(|node| RedisCli::on_port(node.addr().port())).collect();
+    let node = cluster.nodes().first().unwrap().addr();
+    for name in ["envoyfilter", "wasmplugin"] {
+        cluster.flush().unwrap();
+        let mesh = Mesh::new(services(node, Port::free().unwrap().addr())).unwrap();
+        mesh.place(SEED, node.to_string()).unwrap();
+        mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
+        mesh.apply(&base(name)).unwrap();
+        let mut proxy = Proxy::client("client");
+        proxy.version = istio.to_owned();
+        proxy.envoy = Some(binary.clone());
+        let client = mesh.start(proxy).unwrap();
+        let proxy = RedisCli::on_port(client.addr(REDIS).unwrap().port());
+        sharding(&proxy, &nodes, &mut std::io::sink()).unwrap();
+        assert!(passed(&client) > 0, "{name}: the guard saw no client");
+        assert_eq!(client.refusals(), Vec::<String>::new(), "{name}");
+    }
+}

@@ -1,0 +1,224 @@
+//! A model of a Redis Cluster: who owns what, who believes what, and who copies from whom.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use slotmesh_engine::{Instant, SLOTS, Slot};
+
+use super::journal::Journal;
+use super::node::Peer;
+
+/// Shards; each has a primary and a replica.
+pub const SHARDS: usize = 3;
+
+/// Names a connection, at both of its ends.
+pub type LinkId = usize;
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    /// What is agreed on; nodes learn of it one by one.
+    pub truth: Rc<View>,
+    /// Slots on their way, from a node to another one.
+    pub migrations: BTreeMap<u16, (usize, usize)>,
+    /// The nodes' ends of connections.
+    pub peers: BTreeMap<LinkId, Peer>,
+    pub journal: Journal,
+    /// Replies on their way out.
+    pub outbox: Vec<(LinkId, Vec<u8>)>,
+    changes: u64,
+}
+
+/// What a node believes of the cluster.
+pub struct View {
+    pub epoch: u64,
+    /// The owner of each slot.
+    pub owners: Vec<usize>,
+    /// Whom each replica copies.
+    pub copies: BTreeMap<usize, usize>,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Health {
+    Well,
+    /// Stopped: accepts connections, keeps what it gets.
+    Silent,
+    /// The way to it is cut without a word.
+    Unreachable,
+    /// Its process is gone: connections are refused.
+    Dead,
+}
+
+pub struct Node {
+    pub address: String,
+    pub health: Health,
+    /// Extra time to each reply.
+    pub delay: Duration,
+    pub view: Rc<View>,
+    /// What it answers to every command with a key.
+    pub refusal: Option<&'static str>,
+    /// The next command with a key is answered by this instead.
+    pub refuse_once: Option<&'static str>,
+    /// Cut off from the other nodes: nobody copies from it.
+    pub isolated: bool,
+    pub data: BTreeMap<Vec<u8>, Value>,
+    /// When each key was changed last, in numbers that count up.
+    pub touched: BTreeMap<Vec<u8>, u64>,
+    /// What it has still to copy, and when that arrives.
+    backlog: VecDeque<(Instant, Vec<u8>, Option<Value>)>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    Text(Vec<u8>),
+    List(VecDeque<Vec<u8>>),
+}
+
+impl Cluster {
+    pub fn new() -> Self {
+        let owners = (0..SLOTS).map(|slot| slot * SHARDS / SLOTS).collect();
+        let copies = (0..SHARDS).map(|shard| (SHARDS + shard, shard)).collect();
+        let truth = Rc::new(View { epoch: 1, owners, copies });
+        let nodes = (0..2 * SHARDS).map(|number| Node {
+            address: format!("node-{number}:6379"),
+            health: Health::Well,
+            delay: Duration::ZERO,
+            view: truth.clone(),
+            refusal: None,
+            refuse_once: None,
+            isolated: false,
+            data: BTreeMap::new(),
+            touched: BTreeMap::new(),
+            backlog: VecDeque::new(),
+        });
+        Self {
+            nodes: nodes.collect(),
+            truth,
+            migrations: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            journal: Journal::default(),
+            outbox: Vec::new(),
+            changes: 0,
+        }
+    }
+
+    pub fn at(&self, address: &str) -> usize {
+        self.nodes.iter().position(|node| node.address == address).expect("a node's address")
+    }
+
+    /// Who copies from a primary.
+    pub fn replicas(&self, primary: usize) -> Vec<usize> {
+        let copies = self.truth.copies.iter().filter(|(_, of)| **of == primary);
+        copies.map(|(replica, _)| *replica).collect()
+    }
+
+    pub fn primaries(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|node| !self.truth.copies.contains_key(node)).collect()
+    }
+
+    /// Changes a key at a primary; its replicas will hear of it.
+    pub fn store(&mut self, node: usize, key: &[u8], value: Option<Value>, arrives: Instant) {
+        self.changes += 1;
+        self.nodes[node].touched.insert(key.to_vec(), self.changes);
+        for replica in self.replicas(node) {
+            let copy = &mut self.nodes[replica];
+            let arrives = copy.backlog.back().map_or(arrives, |last| last.0.max(arrives));
+            copy.backlog.push_back((arrives, key.to_vec(), value.clone()));
+        }
+        self.nodes[node].put(key, value);
+    }
+
+    /// What has arrived at a replica by now is there.
+    pub fn catch_up(&mut self, node: usize, now: Instant) {
+        let primary = self.truth.copies.get(&node);
+        if primary.is_some_and(|primary| self.nodes[*primary].isolated) {
+            return;
+        }
+        let node = &mut self.nodes[node];
+        while node.backlog.front().is_some_and(|(arrives, ..)| *arrives <= now) {
+            let Some((_, key, value)) = node.backlog.pop_front() else { return };
+            node.put(&key, value);
+        }
+    }
+
+    /// A replica takes the place of its primary. What it has not copied is lost, unless the primary
+    /// hands over in an orderly manner.
+    pub fn promote(&mut self, replica: usize, orderly: bool) {
+        let Some(primary) = self.truth.copies.get(&replica).copied() else { return };
+        for (_, key, value) in std::mem::take(&mut self.nodes[replica].backlog) {
+            if orderly {
+                self.nodes[replica].put(&key, value);
+            } else {
+                self.journal.note_lost(&key);
+            }
+        }
+        let (mut owners, mut copies) = (self.truth.owners.clone(), self.truth.copies.clone());
+        for owner in owners.iter_mut().filter(|owner| **owner == primary) {
+            *owner = replica;
+        }
+        copies.remove(&replica);
+        copies.insert(primary, replica);
+        self.agree(owners, copies, &[replica]);
+    }
+
+    /// A node comes (back) as a replica, with all that its primary has.
+    pub fn copy_all(&mut self, replica: usize) {
+        let Some(primary) = self.truth.copies.get(&replica).copied() else { return };
+        self.nodes[replica].view = self.truth.clone();
+        self.nodes[replica].data = self.nodes[primary].data.clone();
+        self.nodes[replica].backlog.clear();
+    }
+
+    /// Moves the keys of a slot that have not moved yet, at most so many; whether that was all.
+    pub fn migrate(&mut self, slot: u16, count: usize, now: Instant) -> bool {
+        let Some((from, to)) = self.migrations.get(&slot).copied() else { return true };
+        let in_slot = |key: &&Vec<u8>| Slot::of(key).number() == slot;
+        let keys: Vec<_> = self.nodes[from].data.keys().filter(in_slot).cloned().collect();
+        for key in keys.iter().take(count) {
+            let value = self.nodes[from].data[key].clone();
+            self.store(to, key, Some(value), now);
+            self.store(from, key, None, now);
+            self.serve_blocked(to, key, now);
+        }
+        keys.len() <= count
+    }
+
+    /// The slot belongs to where it was moved.
+    pub fn assign(&mut self, slot: u16) {
+        let Some((from, to)) = self.migrations.remove(&slot) else { return };
+        let mut owners = self.truth.owners.clone();
+        owners[usize::from(slot)] = to;
+        self.agree(owners, self.truth.copies.clone(), &[to, from]);
+    }
+
+    fn agree(&mut self, owners: Vec<usize>, copies: BTreeMap<usize, usize>, first: &[usize]) {
+        self.truth = Rc::new(View { epoch: self.truth.epoch + 1, owners, copies });
+        for node in first {
+            self.learn(*node);
+        }
+    }
+
+    /// A node hears what is agreed on; those that wait for what it no longer owns are sent on.
+    pub fn learn(&mut self, node: usize) {
+        if self.nodes[node].isolated || self.nodes[node].health == Health::Dead {
+            return;
+        }
+        self.nodes[node].view = self.truth.clone();
+        self.redirect_blocked(node);
+    }
+
+    /// A connection is gone, as its node sees it.
+    pub fn hang_up(&mut self, link: LinkId) {
+        self.peers.remove(&link);
+    }
+}
+
+impl Node {
+    fn put(&mut self, key: &[u8], value: Option<Value>) {
+        match value {
+            Some(value) => self.data.insert(key.to_vec(), value),
+            None => self.data.remove(key),
+        };
+    }
+}

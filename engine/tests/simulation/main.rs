@@ -1,0 +1,117 @@
+//! The engine under a virtual clock, before a model of a Redis Cluster in which things go wrong.
+//!
+//! Everything in a run follows from its seed. A failure names it; with
+//! `SLOTMESH_SIMULATION_SEED=<seed>` the same test runs that seed alone and tells all that happens.
+//! `SLOTMESH_SIMULATION_SEEDS=<count>` runs more seeds than usual.
+#![allow(unreachable_pub, reason = "a test has no public interface")]
+
+mod chaos;
+mod client;
+mod cluster;
+mod history;
+mod journal;
+mod linearizability;
+mod link;
+mod node;
+mod profile;
+mod workload;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use profile::{PEACEFUL, Profile};
+use world::World;
+
+/// Seeds of each test, unless the environment says otherwise.
+const SEEDS: u64 = 30;
+
+#[test]
+fn nothing_is_lost_in_peace() {
+    simulate("nothing_is_lost_in_peace", &PEACEFUL);
+}
+
+#[test]
+fn nothing_is_lost_while_connections_are_cut_at_any_byte() {
+    static PROFILE: Profile = Profile { cut: 1, torn: 60, ..PEACEFUL };
+    simulate("nothing_is_lost_while_connections_are_cut_at_any_byte", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_while_slots_move() {
+    static PROFILE: Profile = Profile { reshard: 1, ..PEACEFUL };
+    simulate("nothing_is_lost_while_slots_move", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_while_replicas_take_over() {
+    static PROFILE: Profile = Profile { fail_over: 1, ..PEACEFUL };
+    simulate("nothing_is_lost_while_replicas_take_over", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_while_nodes_are_silent_slow_or_out_of_reach() {
+    static PROFILE: Profile = Profile { silence: 1, ..PEACEFUL };
+    simulate("nothing_is_lost_while_nodes_are_silent_slow_or_out_of_reach", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_while_nodes_refuse() {
+    static PROFILE: Profile = Profile { refuse: 1, ..PEACEFUL };
+    simulate("nothing_is_lost_while_nodes_refuse", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_when_all_of_it_happens_at_once() {
+    static PROFILE: Profile =
+        Profile { cut: 2, reshard: 3, fail_over: 3, silence: 1, refuse: 2, torn: 50, ..PEACEFUL };
+    simulate("nothing_is_lost_when_all_of_it_happens_at_once", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_when_there_is_little_room() {
+    static PROFILE: Profile = Profile {
+        cut: 2,
+        reshard: 3,
+        fail_over: 3,
+        silence: 2,
+        refuse: 2,
+        session_requests: 3,
+        connection_bytes: 400,
+        held_bytes: 300,
+        ..PEACEFUL
+    };
+    simulate("nothing_is_lost_when_there_is_little_room", &PROFILE);
+}
+
+#[test]
+fn nothing_is_lost_when_replicas_answer_reads() {
+    static PROFILE: Profile = Profile {
+        read_policy: "PREFER_REPLICA",
+        cut: 2,
+        reshard: 3,
+        fail_over: 3,
+        silence: 2,
+        refuse: 2,
+        ..PEACEFUL
+    };
+    simulate("nothing_is_lost_when_replicas_answer_reads", &PROFILE);
+}
+
+/// Runs every seed of a profile, and fails with the seeds that failed.
+fn simulate(test: &str, profile: &'static Profile) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
+    if let Some(seed) = number("SLOTMESH_SIMULATION_SEED") {
+        return World::new(profile, seed, true).run();
+    }
+    let seeds = number("SLOTMESH_SIMULATION_SEEDS").unwrap_or(SEEDS);
+    let fails = |seed: &u64| {
+        catch_unwind(AssertUnwindSafe(|| World::new(profile, *seed, false).run())).is_err()
+    };
+    let failed: Vec<_> = (0..seeds).filter(fails).take(10).collect();
+    assert!(
+        failed.is_empty(),
+        "seeds {failed:?} failed, as told above; to see all of the first: \
+         SLOTMESH_SIMULATION_SEED={} cargo test -p slotmesh-engine --test simulation {test}",
+        failed[0]
+    );
+}

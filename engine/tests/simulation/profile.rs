@@ -1,0 +1,51 @@
+//! What a family of seeds is about.
+
+use std::time::Duration;
+
+/// The proxy's `op_timeout`.
+pub const OP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Which faults happen, and under which configuration.
+pub struct Profile {
+    pub read_policy: &'static str,
+    /// Of a hundred pieces of bytes, so many are torn once more.
+    pub torn: u8,
+    /// Weights of the faults; 0: never.
+    pub cut: u32,
+    pub reshard: u32,
+    pub fail_over: u32,
+    pub silence: u32,
+    pub refuse: u32,
+    pub session_requests: usize,
+    pub connection_bytes: usize,
+    pub held_bytes: usize,
+}
+
+/// Nothing goes wrong.
+pub const PEACEFUL: Profile = Profile {
+    read_policy: "MASTER",
+    torn: 20,
+    cut: 0,
+    reshard: 0,
+    fail_over: 0,
+    silence: 0,
+    refuse: 0,
+    session_requests: 1000,
+    connection_bytes: 1 << 20,
+    held_bytes: 1 << 20,
+};
+
+impl Profile {
+    pub fn reads_from_replicas(&self) -> bool {
+        self.read_policy != "MASTER"
+    }
+
+    /// Whether nodes refuse commands, or send them elsewhere.
+    pub fn refuses(&self) -> bool {
+        self.reshard + self.fail_over + self.refuse > 0
+    }
+
+    pub fn weights(&self) -> [u32; 5] {
+        [self.cut, self.reshard, self.fail_over, self.silence, self.refuse]
+    }
+}

@@ -23,7 +23,7 @@ use profile::{PEACEFUL, Profile};
 use world::World;
 
 /// Seeds of each test, unless the environment says otherwise.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 24;
 
 #[test]
 fn nothing_is_lost_in_peace() {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::arena::{Arena, Key};
 use crate::blocking::Blocking;
 use crate::cluster::Slot;
+use crate::command::Merge;
 use crate::config::ReadPolicy;
+use crate::cursor::Step;
 use crate::pubsub::Subscribing;
 use crate::resp::Protocol;
 use crate::route::Place;
@@ -40,6 +42,10 @@ pub(crate) struct Request {
     pub(crate) held: usize,
     /// For how long its reply is to be held back.
     pub(crate) delay: Option<Duration>,
+    /// Goes past the commands of other clients: one of them may be a script to be ended.
+    pub(crate) urgent: bool,
+    /// Which step of a SCAN it is.
+    pub(crate) step: Option<Step>,
     /// The last error by which a node refused it for the moment; without `-` and CRLF.
     pub(crate) refusal: Vec<u8>,
     pub(crate) state: State,
@@ -97,6 +103,8 @@ pub(crate) enum State {
     Whole(Part),
     /// Several nodes are to answer a part each.
     Split(Box<Split>),
+    /// Waits until the shards of this cluster are known.
+    Unplanned(usize, Spread),
     /// A HELLO that waits until this cluster has told its version of Redis.
     Hello(usize),
     /// Nodes are to confirm subscriptions.
@@ -105,6 +113,15 @@ pub(crate) enum State {
     Delayed,
     /// The reply is there, but replies to earlier commands of the session are not.
     Answered(Vec<u8>),
+}
+
+/// What is to be done with a command as soon as the shards are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spread {
+    /// It goes to every primary.
+    EveryPrimary(Merge),
+    /// It is a SCAN.
+    Scan,
 }
 
 /// Where one sub-request belongs.
@@ -164,6 +181,8 @@ impl Request {
             len,
             held: 0,
             delay: None,
+            urgent: false,
+            step: None,
             refusal: Vec::new(),
             state,
             way: Way::Shared,
@@ -189,7 +208,7 @@ impl Request {
     pub(crate) fn clusters(&self) -> impl Iterator<Item = usize> {
         let (whole, split) = match &self.state {
             State::Whole(part) => (Some(part.cluster), None),
-            State::Hello(cluster) => (Some(*cluster), None),
+            State::Hello(cluster) | State::Unplanned(cluster, _) => (Some(*cluster), None),
             State::Subscribing(subscribing) => (Some(subscribing.cluster), None),
             State::Split(split) => (None, Some(split.clusters())),
             State::Delayed | State::Answered(_) => (None, None),
@@ -202,7 +221,11 @@ impl Request {
         match &self.state {
             State::Whole(whole) => (part == 0).then_some(whole),
             State::Split(split) => split.parts().nth(part as usize)?,
-            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => None,
+            State::Hello(_)
+            | State::Unplanned(..)
+            | State::Subscribing(_)
+            | State::Delayed
+            | State::Answered(_) => None,
         }
     }
 
@@ -212,7 +235,11 @@ impl Request {
         match &self.state {
             State::Whole(whole) => is_there(whole),
             State::Split(split) => split.parts().flatten().any(is_there),
-            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => false,
+            State::Hello(_)
+            | State::Unplanned(..)
+            | State::Subscribing(_)
+            | State::Delayed
+            | State::Answered(_) => false,
         }
     }
 
@@ -221,7 +248,11 @@ impl Request {
         match &mut self.state {
             State::Whole(whole) => (part == 0).then_some(whole),
             State::Split(split) => split.part_mut(part),
-            State::Hello(_) | State::Subscribing(_) | State::Delayed | State::Answered(_) => None,
+            State::Hello(_)
+            | State::Unplanned(..)
+            | State::Subscribing(_)
+            | State::Delayed
+            | State::Answered(_) => None,
         }
     }
 }

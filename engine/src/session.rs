@@ -51,8 +51,8 @@ pub struct Session {
     pub(crate) watch: Watch,
     /// Connections that nobody else uses at the moment.
     pub(crate) dedicated: SmallVec<[ConnectionId; 1]>,
-    /// The last command of `pending` runs on such a connection, where none can follow it yet, or
-    /// changes what the session hears of.
+    /// None may follow the last command of `pending` yet: it runs on such a connection or on many
+    /// nodes, or changes what the session hears of.
     pub(crate) alone: bool,
     /// No further command is read before `pending` is empty.
     pub(crate) parked: bool,

@@ -1,10 +1,12 @@
-//! Commands whose keys sit in several slots and that Redis would refuse whole: one sub-request per
-//! slot, and one reply from all of theirs.
+//! Commands that become several: those whose keys sit in several slots and that Redis would refuse
+//! whole, cut into one sub-request per slot, and those that go to every primary. One reply is made
+//! from all of theirs.
 
 use std::ops::Range;
 
 use crate::command::Merge;
 use crate::config::ReadPolicy;
+use crate::join;
 use crate::request::Part;
 use crate::resp::{Reply, RequestFrame, encode};
 use crate::route::Place;
@@ -13,6 +15,8 @@ use crate::route::Place;
 #[derive(Debug)]
 pub(crate) struct Split {
     merge: Merge,
+    /// For [`Merge::AnyValue`] a random number, for [`Merge::Latest`] how many elements are wanted.
+    argument: u64,
     parts: Vec<SplitPart>,
     /// For every key of the command, the part that carries it.
     part_of_key: Vec<u32>,
@@ -20,7 +24,7 @@ pub(crate) struct Split {
     replies: Vec<u8>,
     /// Parts without a reply.
     outstanding: usize,
-    /// The first error; it becomes the reply.
+    /// The first error, if possible another one than that there is nothing to end.
     error: Option<Vec<u8>>,
 }
 
@@ -83,7 +87,7 @@ impl Plan {
 fn arguments_per_key(merge: Merge) -> usize {
     match merge {
         Merge::AllOk => 2,
-        Merge::KeyOrder | Merge::Sum => 1,
+        _ => 1,
     }
 }
 
@@ -101,10 +105,20 @@ impl Split {
             }
             let Some((place, _)) = group.first() else { continue };
             let part = Part::at(*place, policy);
-            parts.push(SplitPart { part, answered: false, reply: 0..0 });
+            parts.push(SplitPart::new(part));
         }
+        Self::of_parts(merge, 0, parts, part_of_key)
+    }
+
+    /// A command of which each of `parts` gets all.
+    pub(crate) fn whole(merge: Merge, argument: u64, parts: impl Iterator<Item = Part>) -> Self {
+        Self::of_parts(merge, argument, parts.map(SplitPart::new).collect(), Vec::new())
+    }
+
+    fn of_parts(merge: Merge, argument: u64, parts: Vec<SplitPart>, part_of_key: Vec<u32>) -> Self {
         let outstanding = parts.len();
-        Self { merge, parts, part_of_key, replies: Vec::new(), outstanding, error: None }
+        let replies = Vec::new();
+        Self { merge, argument, parts, part_of_key, replies, outstanding, error: None }
     }
 
     pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {
@@ -130,7 +144,9 @@ impl Split {
         part.answered = true;
         self.outstanding = self.outstanding.saturating_sub(1);
         if Reply::new(reply).error_line().is_some() {
-            self.error.get_or_insert_with(|| reply.to_vec());
+            if self.error.as_ref().is_none_or(|error| error.starts_with(b"-NOTBUSY")) {
+                self.error = Some(reply.to_vec());
+            }
         } else {
             let start = self.replies.len();
             self.replies.extend_from_slice(reply);
@@ -141,15 +157,17 @@ impl Split {
 
     /// Writes the one reply that all parts' replies make.
     pub(crate) fn write_reply(&self, out: &mut Vec<u8>) {
-        if let Some(error) = &self.error {
+        let replies: Vec<_> = self.replies().collect();
+        if let Some(error) = &self.error
+            && (self.merge != Merge::AnySuccess || replies.is_empty())
+        {
             out.extend_from_slice(error);
             return;
         }
         let start = out.len();
         let written = match self.merge {
-            Merge::KeyOrder => self.write_array(out),
-            Merge::AllOk => self.write_all_ok(out),
-            Merge::Sum => self.write_sum(out),
+            Merge::KeyOrder => self.write_array(&replies, out),
+            merge => join::write(merge, self.argument, &replies, out),
         };
         if written.is_none() {
             out.truncate(start);
@@ -158,8 +176,9 @@ impl Split {
     }
 
     /// The elements of the parts' arrays, each in the place of its key.
-    fn write_array(&self, out: &mut Vec<u8>) -> Option<()> {
-        let mut elements: Vec<_> = self.replies().map(|reply| reply.elements()).collect();
+    fn write_array(&self, replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+        let mut elements: Vec<_> =
+            replies.iter().map(|reply| Reply::new(reply).elements()).collect();
         encode::array_header(out, self.part_of_key.len());
         for part in &self.part_of_key {
             out.extend_from_slice(elements.get_mut(*part as usize)?.next()?);
@@ -167,20 +186,17 @@ impl Split {
         Some(())
     }
 
-    fn write_all_ok(&self, out: &mut Vec<u8>) -> Option<()> {
-        let ok = self.replies().all(|reply| reply.bulk() == Some(b"OK"));
-        ok.then(|| encode::simple(out, b"OK"))
-    }
-
-    fn write_sum(&self, out: &mut Vec<u8>) -> Option<()> {
-        let sum = self.replies().try_fold(0_i64, |sum, reply| sum.checked_add(reply.integer()?))?;
-        encode::integer(out, sum);
-        Some(())
-    }
-
-    fn replies(&self) -> impl Iterator<Item = Reply<'_>> {
+    /// The replies that are no errors, in the order of the parts.
+    fn replies(&self) -> impl Iterator<Item = &[u8]> {
         self.parts
             .iter()
-            .map(|part| Reply::new(self.replies.get(part.reply.clone()).unwrap_or_default()))
+            .filter_map(|part| self.replies.get(part.reply.clone()))
+            .filter(|reply| !reply.is_empty())
+    }
+}
+
+impl SplitPart {
+    fn new(part: Part) -> Self {
+        Self { part, answered: false, reply: 0..0 }
     }
 }

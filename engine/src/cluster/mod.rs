@@ -146,6 +146,22 @@ impl Cluster {
         self.nodes.iter_mut().find(|node| node.member && node.address == *address)
     }
 
+    /// The lowest slot of each shard, in ascending order; and the lowest slot that nobody owns, if
+    /// there is one, for what asks every shard must not take a part for the whole.
+    pub(crate) fn lowest_slots(&self) -> Vec<Slot> {
+        let mut seen = vec![false; self.shards.len() + 1];
+        let mut lowest = Vec::new();
+        let slots = (0..).map_while(Slot::new);
+        for (slot, shard) in slots.zip(&self.slots) {
+            let shard = usize::from(*shard).min(self.shards.len());
+            if let Some(seen) = seen.get_mut(shard).filter(|seen| !**seen) {
+                *seen = true;
+                lowest.push(slot);
+            }
+        }
+        lowest
+    }
+
     /// How many nodes and shards are known.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.nodes.iter().filter(|node| node.member).count(), self.shards.len())
@@ -153,6 +169,11 @@ impl Cluster {
 
     pub(crate) fn node(&self, index: NodeIndex) -> Option<&Node> {
         self.nodes.get(index.position())
+    }
+
+    /// The address of a node.
+    pub(crate) fn address(&self, index: NodeIndex) -> Option<&Address> {
+        Some(&self.nodes.get(index.position())?.address)
     }
 
     pub(crate) fn node_mut(&mut self, index: NodeIndex) -> Option<&mut Node> {
@@ -429,6 +450,19 @@ mod tests {
         assert_eq!(home(&cluster), "b:1");
         cluster.member_mut(&address("b:1")).unwrap().note_failure(now, &mut Rng::new(1));
         assert_eq!(home(&cluster), "a:1");
+    }
+
+    #[test]
+    fn every_shard_is_found_by_its_lowest_slot() {
+        let mut cluster = cluster();
+        let lowest = |cluster: &Cluster| -> Vec<_> {
+            cluster.lowest_slots().into_iter().map(Slot::number).collect()
+        };
+        assert_eq!(lowest(&cluster), [0], "nobody owns any");
+        cluster.install(&topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]));
+        assert_eq!(lowest(&cluster), [0, 10]);
+        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]));
+        assert_eq!(lowest(&cluster), [0, 5, 10]);
     }
 
     #[test]

@@ -252,16 +252,15 @@ mod tests {
 
     #[test]
     fn what_is_done_with_a_call_may_depend_on_its_arguments() {
-        use crate::command::Reason::NoKey;
         for (call, support) in [
             ("XREAD COUNT 1 STREAMS block 0", Support::Forward),
             ("XREAD COUNT 1 block 0 STREAMS s 0", Support::Block),
             ("XREADGROUP GROUP block block STREAMS s >", Support::Forward),
             ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", Support::Block),
-            ("EVAL s 0 block", Support::Refuse(NoKey)),
+            ("EVAL s 0 block", Support::AnyNode),
             ("EVAL s 1 k", Support::Forward),
             ("EVAL s x", Support::Forward),
-            ("FCALL f 0", Support::Refuse(NoKey)),
+            ("FCALL f 0", Support::AnyNode),
             ("BLPOP k 0", Support::Block),
             ("PING", Support::Local(Local::Ping)),
         ] {

@@ -24,6 +24,7 @@ pub use lookup::{Lookup, lookup};
 pub use spec::{
     BeginSearch, CommandSpec, FindKeys, Flags, KeyShape, KeySpec, RequestPolicy, ResponsePolicy,
 };
+pub(crate) use support::changes_without_keys;
 pub use support::{Local, Merge, Reason, Support, Verb};
 
 /// Every command and subcommand this proxy knows, each container followed by its subcommands.

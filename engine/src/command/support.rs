@@ -27,6 +27,13 @@ pub enum Support {
     Publish(TopicKind),
     /// Sent to any node: each would give the same answer.
     AnyNode,
+    /// Sent to one primary, always the same: each would answer for itself, and the answers cannot be
+    /// joined.
+    OnePrimary,
+    /// Sent to every primary; the replies are merged.
+    EveryPrimary(Merge),
+    /// Sent to one primary after the other, as the cursor says.
+    Scan,
     /// Answered with an error.
     Refuse(Reason),
 }
@@ -53,7 +60,8 @@ pub enum Verb {
     Unwatch,
 }
 
-/// How the replies of a split command become one.
+/// How the replies to several parts become one. Unless it says otherwise, an error to any part is the
+/// reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Merge {
     /// One array, its elements in the order of the keys.
@@ -62,6 +70,24 @@ pub enum Merge {
     AllOk,
     /// The sum of the integers.
     Sum,
+    /// The least integer.
+    Least,
+    /// An array of integers, each the least of those in its place.
+    LeastOfEach,
+    /// All elements of the arrays.
+    Concat,
+    /// The elements with the latest time, which is their second member; as many as were asked for.
+    Latest,
+    /// The first of the replies, which are all the same.
+    First,
+    /// Any reply that is no error.
+    AnySuccess,
+    /// Any reply that is no null.
+    AnyValue,
+    /// The reply that tells of a running script.
+    Running,
+    /// The text of INFO, of one server with all keys.
+    Info,
 }
 
 /// A command that the proxy answers itself.
@@ -87,6 +113,8 @@ pub enum Local {
     Quit,
     /// `RESET`
     Reset,
+    /// `ROLE`
+    Role,
     /// `SELECT index`
     Select,
 }
@@ -104,8 +132,6 @@ pub enum Reason {
     ConnectionMode,
     /// It is how Redis' own parts speak or are tested.
     Internal,
-    /// It names no key to route by.
-    NoKey,
     /// It looks after one server.
     Operator,
     /// It belongs to publish/subscribe.
@@ -127,13 +153,12 @@ impl Reason {
                 "ERR commands on the state of a connection are not supported by this proxy yet"
             }
             Self::ClusterWide => {
-                "ERR commands on the whole data set are not supported by this proxy yet"
+                "ERR the module's commands on the whole data set are not supported by this proxy"
             }
             Self::ConnectionMode => {
                 "ERR this proxy routes and redirects by itself: the command has no use here"
             }
             Self::Internal => "ERR the command is internal to Redis",
-            Self::NoKey => "ERR the command names no key, and this proxy routes by keys",
             Self::Operator => {
                 "ERR the command looks after one server: send it to that node, not to this proxy"
             }
@@ -171,6 +196,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::Ping), &["ping"]),
     (Support::Local(Local::Quit), &["quit"]),
     (Support::Local(Local::Reset), &["reset"]),
+    (Support::Local(Local::Role), &["role"]),
     (Support::Local(Local::Select), &["select"]),
 
     // Messages.
@@ -224,14 +250,32 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "client|unblock", "client|unpause", "himport|discard", "himport|discardall",
         "himport|prepare", "himport|set", "script|debug",
     ]),
-    // Have to be asked of several nodes, and their replies joined.
+    // About all keys, or to be done everywhere.
+    (Support::Scan, &["scan"]),
+    (Support::EveryPrimary(Merge::Concat), &["keys"]),
+    (Support::EveryPrimary(Merge::Sum), &["dbsize", "latency|reset", "slowlog|len"]),
+    (Support::EveryPrimary(Merge::AnyValue), &["randomkey"]),
+    (Support::EveryPrimary(Merge::AllOk), &[
+        "config|resetstat", "config|rewrite", "config|set", "flushall", "flushdb",
+        "function|delete", "function|flush", "function|restore", "memory|purge", "script|flush",
+        "slowlog|reset",
+    ]),
+    (Support::EveryPrimary(Merge::First), &["function|load", "script|load"]),
+    (Support::EveryPrimary(Merge::LeastOfEach), &["script|exists"]),
+    (Support::EveryPrimary(Merge::AnySuccess), &["function|kill", "script|kill", "script|show"]),
+    (Support::EveryPrimary(Merge::Running), &["function|stats"]),
+    (Support::EveryPrimary(Merge::Least), &["lastsave"]),
+    (Support::EveryPrimary(Merge::Latest), &["slowlog|get"]),
+    (Support::EveryPrimary(Merge::Info), &["info"]),
+    // Told by each node of itself.
+    (Support::OnePrimary, &[
+        "config|get", "function|dump", "function|list", "latency|doctor", "latency|graph",
+        "latency|histogram", "latency|history", "latency|latest", "memory|doctor",
+        "memory|malloc-stats", "memory|stats", "module|list",
+    ]),
+    // Nobody has asked for them yet.
     (Support::Refuse(Reason::ClusterWide), &[
-        "bless|scan", "clusterscan", "config|get", "config|resetstat", "config|rewrite",
-        "config|set", "dbsize", "flushall", "flushdb", "function|delete", "function|dump",
-        "function|flush", "function|kill", "function|list", "function|load", "function|restore",
-        "function|stats", "info", "keys", "randomkey", "role", "scan", "script|exists",
-        "script|flush", "script|kill", "script|load", "script|show", "ts.mget", "ts.mrange",
-        "ts.mrevrange", "ts.queryindex",
+        "bless|scan", "clusterscan", "ts.mget", "ts.mrange", "ts.mrevrange", "ts.queryindex",
     ]),
     // A cursor lives on the node that opened it, and nothing in the command tells which.
     (Support::Refuse(Reason::ClusterWide), &["ft.cursor"]),
@@ -244,12 +288,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "acl|load", "acl|log", "acl|save", "acl|setuser", "acl|users", "backup|abort",
         "backup|cleanup", "backup|list", "backup|seal", "backup|start", "backup|status",
         "bgrewriteaof", "bgsave", "commandlog|get", "commandlog|len", "commandlog|reset", "debug",
-        "ft.config", "hotkeys|get", "hotkeys|reset", "hotkeys|start", "hotkeys|stop", "lastsave",
-        "latency|doctor", "latency|graph", "latency|histogram", "latency|history",
-        "latency|latest", "latency|reset", "memory|doctor", "memory|malloc-stats",
-        "memory|purge", "memory|stats", "module|list", "module|load", "module|loadex",
-        "module|unload", "monitor", "save", "shutdown", "slowlog|get", "slowlog|len",
-        "slowlog|reset",
+        "ft.config", "hotkeys|get", "hotkeys|reset", "hotkeys|start", "hotkeys|stop",
+        "module|load", "module|loadex", "module|unload", "monitor", "save", "shutdown",
     ]),
     (Support::Refuse(Reason::Replication), &["failover", "psync", "replicaof", "slaveof", "sync"]),
     (Support::Refuse(Reason::SingleDatabase), &["swapdb"]),
@@ -324,9 +364,16 @@ pub(super) fn of_call(spec: &CommandSpec, frame: &RequestFrame<'_>) -> Support {
     }
     // EVAL and its kin all have the number of keys in the same place.
     if spec.flags.contains(Flags::NO_MANDATORY_KEYS) && frame.arg(2) == Some(b"0") {
-        return Support::Refuse(Reason::NoKey);
+        return Support::AnyNode;
     }
     Support::Forward
+}
+
+/// Whether a command, where it names no key, changes what is kept, so that mirrors have to hear of it.
+pub(crate) fn changes_without_keys(spec: &CommandSpec) -> bool {
+    let runs_a_script = spec.flags.contains(Flags::NO_MANDATORY_KEYS) && !spec.is_read();
+    let keeps_scripts = matches!(spec.name, "script|load" | "script|flush");
+    spec.flags.contains(Flags::WRITE) || runs_a_script || keeps_scripts
 }
 
 #[cfg(test)]

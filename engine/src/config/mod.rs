@@ -255,6 +255,8 @@ pub struct Limits {
     /// Bytes of all clients' subscriptions: names of channels, and the books about them; further
     /// ones are refused.
     pub subscription_bytes: usize,
+    /// Bytes of scripts that are remembered; the oldest are forgotten.
+    pub script_bytes: usize,
 }
 
 /// Why a configuration was not accepted; names the field.
@@ -341,6 +343,7 @@ impl Default for Limits {
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,
             subscription_bytes: 256 * 1024 * 1024,
+            script_bytes: 16 * 1024 * 1024,
         }
     }
 }

@@ -47,6 +47,12 @@ impl Proxy {
             self.deliver(id, &merged);
             return self.buffers.recycle(merged);
         }
+        if let Some(step) = request.step {
+            let mut next = self.buffers.take();
+            step.write_reply(reply, &mut next);
+            self.deliver(id, &next);
+            return self.buffers.recycle(next);
+        }
         let State::Split(split) = &mut request.state else { return self.deliver(id, reply) };
         if split.absorb(sub_request.part, reply) {
             let mut merged = self.buffers.take();

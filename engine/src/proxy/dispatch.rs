@@ -61,7 +61,8 @@ impl Proxy {
             Owner::Session(session) => session.index() as u32,
             Owner::Mirror(_) => 0,
         };
-        let number = number.checked_rem(self.config.connections_per_node).unwrap_or(0);
+        let lanes = self.config.connections_per_node;
+        let number = number.checked_rem(lanes).filter(|_| !request.urgent).unwrap_or(lanes);
         if let Way::Watch(given) = &mut request.way {
             *given = leave;
         }
@@ -106,7 +107,7 @@ impl Proxy {
     /// Whether a later command of the same client for the same slot is under way. The node that
     /// refused this one may serve that one, and then it is too late for this one: see
     /// [`Self::fail_overtaken`].
-    fn is_followed(&self, sub_request: SubRequestId) -> bool {
+    pub(super) fn is_followed(&self, sub_request: SubRequestId) -> bool {
         let Some(request) = self.requests.get(sub_request.request) else { return false };
         let Some(part) = request.part(sub_request.part) else { return false };
         let session = request.session().and_then(|id| self.sessions.get(id));
@@ -163,10 +164,10 @@ impl Proxy {
                 if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
                     session.held = session.held.saturating_sub(1);
                 }
-                if matches!(request.state, State::Hello(_)) {
-                    self.finish_hello(sub_request.request, now);
-                } else {
-                    self.send(sub_request, &command, now);
+                match request.state {
+                    State::Hello(_) => self.finish_hello(sub_request.request, now),
+                    State::Unplanned(..) => self.spread(sub_request.request, &command, now),
+                    _ => self.send(sub_request, &command, now),
                 }
             }
             self.buffers.recycle(command);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::faults::INJECTED;
+use super::keyless::Destination;
 use super::{Cut, Proxy, Scratch};
 use crate::blocking::Blocking;
 use crate::command::{
@@ -10,7 +11,7 @@ use crate::command::{
 };
 use crate::config::{FaultKind, ReadPolicy};
 use crate::output::Queued;
-use crate::request::{Owner, Part, Request, RequestId, State, SubRequestId, Way};
+use crate::request::{Owner, Part, Request, RequestId, Spread, State, SubRequestId, Way};
 use crate::resp::{self, Parsed, Protocol, RequestFrame};
 use crate::route::{NoRoute, Place, Places, shared_place};
 use crate::session::{Session, SessionId};
@@ -295,6 +296,7 @@ impl Proxy {
             Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
             Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
         }
+        self.note_script(spec, frame);
         match support {
             Support::Forward => self.send_keyed(id, command, now),
             Support::Split(merge) => {
@@ -304,7 +306,17 @@ impl Proxy {
             Support::Subscribe(kind) => self.subscribe(id, kind, command, now),
             Support::Unsubscribe(kind) => self.unsubscribe(id, kind, frame),
             Support::Publish(kind) => self.publish(id, kind, command, now),
-            Support::AnyNode => self.send_anywhere(id, command, now),
+            Support::AnyNode => self.send_keyless(id, command, Destination::AnyPrimary, now),
+            Support::OnePrimary => self.send_keyless(id, command, Destination::OnePrimary, now),
+            Support::EveryPrimary(merge) => {
+                self.send_keyless(
+                    id,
+                    command,
+                    Destination::Shards(Spread::EveryPrimary(merge)),
+                    now,
+                );
+            }
+            Support::Scan => self.scan(id, command, now),
             Support::Block => {
                 let blocking = Blocking::of(spec.name, frame, now);
                 command.way = Way::Blocking(blocking);
@@ -352,7 +364,9 @@ impl Proxy {
                 self.answer(id, |out| error.write_reply(&frame, out));
             }
             // Redis itself will say what is wrong with it.
-            Err(KeysError::Malformed) => self.send_anywhere(id, command, now),
+            Err(KeysError::Malformed) => {
+                self.send_keyless(id, command, Destination::AnyPrimary, now);
+            }
             Ok(()) => {
                 match self.routes.place(frame, keys, spec.is_read(), known, places, rewritten) {
                     Err(NoRoute) => self.answer_no_route(id, spec),
@@ -401,19 +415,6 @@ impl Proxy {
         self.routes.policy(places, command.spec.is_read())
     }
 
-    /// A command that any primary of the default cluster may answer.
-    fn send_anywhere(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
-        let Some(route) = self.routes.keyless() else {
-            return self.answer_no_route(id, command.spec);
-        };
-        let part =
-            Part { cluster: route.cluster, slot: None, policy: ReadPolicy::Any, redirections: 0 };
-        let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
-        if let Some(request) = request {
-            self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
-        }
-    }
-
     /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
     pub(super) fn submit(
         &mut self,
@@ -452,9 +453,11 @@ impl Proxy {
         now: Instant,
     ) -> Option<RequestId> {
         let deadline = now + self.config.op_timeout;
+        let to_many = matches!(state, State::Unplanned(..));
         let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
         // To watch twice does no harm either.
         request.read_only = command.spec.is_read() || matches!(command.way, Way::Watch(_));
+        request.urgent = command.spec.flags.contains(Flags::ALLOW_BUSY);
         request.delay = command.delay;
         request.way = command.way;
         match owner {
@@ -465,7 +468,7 @@ impl Proxy {
                 }
                 request.protocol = session.protocol;
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
-                session.alone = subscribes || command.way != Way::Shared;
+                session.alone = subscribes || to_many || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));
                 let request = self.requests.insert_waiting(request, deadline);
                 session.note_pending(request, command.len);

@@ -89,6 +89,16 @@ impl Proxy {
                 self.answer(id, |out| encode::simple(out, b"RESET"));
                 Ok(())
             }
+            Local::Role => {
+                self.answer(id, |out| {
+                    // A primary that has written nothing for a replica, and has none.
+                    encode::array_header(out, 3);
+                    encode::bulk(out, b"master");
+                    encode::integer(out, 0);
+                    encode::array_header(out, 0);
+                });
+                Ok(())
+            }
             Local::Select => select(first).map(|()| self.answer_ok(id)),
         };
         if let Err(text) = result {

@@ -1,18 +1,21 @@
 //! The owner of everything: sessions, requests, connections, clusters.
 //!
 //! Its parts follow the way of the bytes: `downstream` reads commands, `local` answers some of
-//! them, `pubsub` those about messages, `dispatch` sends the others to nodes, `upstream` takes in what
-//! nodes answer, `deliver` puts replies in order, `refresh` keeps the topology fresh.
+//! them, `pubsub` those about messages, `keyless` says where those without keys go, `dispatch` sends
+//! them to nodes, `upstream` takes in what nodes answer, `deliver` puts replies in order, `refresh`
+//! keeps the topology fresh.
 
 mod dedicated;
 mod deliver;
 mod dispatch;
 mod downstream;
 mod faults;
+mod keyless;
 mod local;
 mod mirror;
 mod pubsub;
 mod refresh;
+mod scripts;
 mod stats;
 mod transaction;
 mod upstream;
@@ -32,6 +35,7 @@ use crate::pubsub::Registry;
 use crate::request::Requests;
 use crate::rng::Rng;
 use crate::route::{Places, Rewritten, RouteTable};
+use crate::scripts::Scripts;
 use crate::session::{Session, SessionId};
 use crate::split::Plan;
 use crate::stats::Recorder;
@@ -84,6 +88,7 @@ pub struct Proxy {
     lent: Vec<u8>,
     scratch: Scratch,
     routes: RouteTable,
+    scripts: Scripts,
     /// Bytes of copies that wait for a mirror, by the index of its cluster.
     mirror_bytes: Vec<usize>,
     /// Counts changes of any slot's owner: commands sent in different epochs may have gone to
@@ -124,6 +129,7 @@ impl Proxy {
         let unknown_nodes = config.max_upstream_unknown_connections as usize;
         Self {
             default_cluster: config.routes.catch_all.as_ref().map_or(0, |route| route.cluster),
+            scripts: Scripts::new(config.limits.script_bytes),
             routes: RouteTable::new(&config.routes, &config.clusters, config.read_policy),
             stats: Recorder::new(config.clusters.len(), config.latency_in_micros),
             mirror_bytes: vec![0; config.clusters.len()],

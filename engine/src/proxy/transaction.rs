@@ -22,13 +22,16 @@ const NOT_IN_MULTI: &[u8] = b"ERR Command not allowed inside a transaction";
 const SUBSCRIBE_IN_MULTI: &[u8] =
     b"ERR this proxy does not change subscriptions inside a transaction: do it before or after";
 
+const MANY_NODES: &[u8] =
+    b"ERR the command concerns all nodes of the cluster: they cannot take part in one transaction";
+
 const TOO_LARGE: &[u8] = b"ERR the transaction is too large for this proxy";
 
 const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 impl Proxy {
     /// Whether the session's next command has to come after all before it: it runs on a connection of
-    /// its own, or messages will follow its answer.
+    /// its own or on many nodes, or messages will follow its answer.
     pub(super) fn runs_alone(&self, id: SessionId, support: Support) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         match support {
@@ -36,6 +39,7 @@ impl Proxy {
                 session.transaction.is_none()
             }
             Support::Transaction(Verb::Exec) => session.watch != Watch::None,
+            Support::EveryPrimary(_) | Support::Scan => session.transaction.is_none(),
             _ => false,
         }
     }
@@ -284,8 +288,10 @@ impl Proxy {
                 self.scratch = scratch;
                 queued
             }
+            Support::EveryPrimary(_) | Support::Scan => Err(error(MANY_NODES)),
             Support::AnyNode
             | Support::Publish(_)
+            | Support::OnePrimary
             | Support::Local(Local::Ping | Local::Echo)
             | Support::Transaction(Verb::Unwatch) => {
                 self.add(id, |transaction| transaction.push(bytes, command.spec.is_read()));

@@ -215,7 +215,10 @@ impl Proxy {
             None => ErrorReply::Final,
         };
         if error == ErrorReply::Final && request.way == Way::Shared {
-            return self.take_reply(sub_request, reply);
+            if !self.bring_script(id, sub_request, range, reply, now) {
+                self.take_reply(sub_request, reply);
+            }
+            return;
         }
         let mut command = self.buffers.take();
         if let Some(connection) = self.connections.get(id) {

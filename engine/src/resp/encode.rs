@@ -34,6 +34,14 @@ pub fn bulk(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends a text, in the form that only RESP3 has.
+pub fn verbatim(out: &mut Vec<u8>, text: &[u8]) {
+    number(out, b'=', text.len().saturating_add(4));
+    out.extend_from_slice(b"txt:");
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends the null that stands for a missing string.
 pub fn null(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {
@@ -112,6 +120,7 @@ mod tests {
         assert_eq!(written(|out| integer(out, i64::MIN)), r":-9223372036854775808\r\n");
         assert_eq!(written(|out| bulk(out, b"a\r\nb")), r"$4\r\na\r\nb\r\n");
         assert_eq!(written(|out| bulk(out, b"")), r"$0\r\n\r\n");
+        assert_eq!(written(|out| verbatim(out, b"ab")), r"=6\r\ntxt:ab\r\n");
         assert_eq!(written(|out| null(out, Resp2)), r"$-1\r\n");
         assert_eq!(written(|out| null(out, Resp3)), r"_\r\n");
         assert_eq!(written(|out| null_array(out, Resp2)), r"*-1\r\n");

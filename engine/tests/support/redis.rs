@@ -85,6 +85,8 @@ struct Node {
     address: String,
     health: Health,
     data: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Digests of the scripts it knows.
+    scripts: BTreeSet<String>,
 }
 
 impl FakeCluster {
@@ -180,6 +182,11 @@ impl FakeCluster {
         }
     }
 
+    /// As if all nodes had been started anew, with their data.
+    pub fn forget_scripts(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.scripts.clear());
+    }
+
     /// The value of a key, wherever it lies.
     pub fn value(&self, key: &str) -> Option<String> {
         let value = self.nodes.iter().find_map(|node| node.data.get(key.as_bytes()))?;
@@ -247,7 +254,7 @@ impl FakeCluster {
                 return encode::bulk(&mut peer.output, info.as_bytes());
             }
             b"CLUSTER" => return self.answer_slots(node, peer),
-            b"INFO" => {
+            b"INFO" if frame.arg(1) == Some(b"server") => {
                 let zone = self.zones.get(&self.nodes[node].address);
                 let info = zone.map(|zone| format!("# Server\r\navailability_zone:{zone}\r\n"));
                 return encode::bulk(&mut peer.output, info.unwrap_or_default().as_bytes());
@@ -356,9 +363,8 @@ impl FakeCluster {
 
     /// MOVED or ASK, as a node that does not serve the first key would answer.
     fn redirect(&self, node: usize, asked: bool, frame: &RequestFrame<'_>) -> Option<String> {
-        let position = if frame.arg(0) == Some(b"XREAD") { 4 } else { 1 };
         let has_key = !super::pubsub::is_keyless(&frame.arg(0)?.to_ascii_uppercase());
-        let key = frame.arg(position).filter(|_| has_key && !self.standalone)?;
+        let key = first_key(frame).filter(|_| has_key && !self.standalone)?;
         let slot = slot(key);
         let importer = self.migrating.get(&(slot as u16)).copied();
         if importer == Some(node) && asked {
@@ -412,7 +418,7 @@ impl FakeCluster {
 
 impl Node {
     fn new(address: String) -> Self {
-        Self { address, health: Health::Well, data: BTreeMap::new() }
+        Self { address, health: Health::Well, data: BTreeMap::new(), scripts: BTreeSet::new() }
     }
 
     fn run(&mut self, name: &[u8], frame: &RequestFrame<'_>, peer: &mut Peer) {
@@ -458,9 +464,82 @@ impl Node {
                 }
                 None => peer.blocked = Some(frame.bytes().to_vec()),
             },
+            b"SCRIPT" => self.answer_script(frame, out),
+            b"EVAL" => {
+                self.scripts.insert(sha1_smol::Sha1::from(keys[0]).digest().to_string());
+                self.run_script(frame, out);
+            }
+            b"EVALSHA" if !self.scripts.contains(&*String::from_utf8_lossy(keys[0])) => {
+                encode::error(out, b"NOSCRIPT No matching script. Please use EVAL.");
+            }
+            b"EVALSHA" => self.run_script(frame, out),
             b"COMMAND" => encode::array_header(out, 0),
+            b"DBSIZE" => encode::integer(out, self.data.len() as i64),
+            b"FLUSHALL" => {
+                self.data.clear();
+                encode::simple(out, b"OK");
+            }
+            b"KEYS" => {
+                encode::array_header(out, self.data.len());
+                self.data.keys().for_each(|key| encode::bulk(out, key));
+            }
+            b"RANDOMKEY" => match self.data.keys().next() {
+                Some(key) => encode::bulk(out, key),
+                None => encode::null(out, peer.protocol),
+            },
+            b"SCAN" => self.scan(frame, out),
+            b"INFO" => {
+                let info = format!(
+                    "# Server\r\nredis_mode:cluster\r\n\r\n# Keyspace\r\n\
+                     db0:keys={},expires=0,avg_ttl=0\r\n",
+                    self.data.len()
+                );
+                match peer.protocol {
+                    Protocol::Resp2 => encode::bulk(out, info.as_bytes()),
+                    Protocol::Resp3 => encode::verbatim(out, info.as_bytes()),
+                }
+            }
+            b"CONFIG" | b"FUNCTION" | b"TIME" => encode::simple(out, b"OK"),
             _ => encode::error(out, b"ERR the fake node does not know this command"),
         }
+    }
+
+    /// Every script appends its argument to its key, if it has one.
+    fn run_script(&mut self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) {
+        let (Some(key), Some(b"1")) = (frame.arg(3), frame.arg(2)) else {
+            return encode::simple(out, b"OK");
+        };
+        let value = self.data.entry(key.to_vec()).or_default();
+        value.extend_from_slice(frame.arg(4).unwrap_or_default());
+        encode::integer(out, value.len() as i64);
+    }
+
+    fn answer_script(&mut self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) {
+        match frame.arg(1).unwrap() {
+            b"LOAD" => {
+                let digest = sha1_smol::Sha1::from(frame.arg(2).unwrap()).digest().to_string();
+                encode::bulk(out, digest.as_bytes());
+                self.scripts.insert(digest);
+            }
+            b"FLUSH" => {
+                self.scripts.clear();
+                encode::simple(out, b"OK");
+            }
+            b"KILL" => encode::error(out, b"NOTBUSY No scripts in execution right now."),
+            _ => encode::error(out, b"ERR the fake node does not know this subcommand"),
+        }
+    }
+
+    /// Cursors are positions among the keys, two at a time, and mean nothing to other nodes.
+    fn scan(&self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) {
+        let cursor: usize = String::from_utf8_lossy(frame.arg(1).unwrap()).parse().unwrap();
+        let keys: Vec<_> = self.data.keys().skip(cursor).take(2).collect();
+        let end = cursor + keys.len();
+        let next = if end < self.data.len() { end } else { 0 };
+        encode::array_header(out, 2);
+        encode::bulk(out, next.to_string().as_bytes());
+        encode::array_header(out, keys.len());
+        keys.into_iter().for_each(|key| encode::bulk(out, key));
     }
 
     fn write_value(&self, key: &[u8], protocol: Protocol, out: &mut Vec<u8>) {
@@ -468,6 +547,17 @@ impl Node {
             Some(value) => encode::bulk(out, value),
             None => encode::null(out, protocol),
         }
+    }
+}
+
+/// The key by which a node decides whether it serves a command.
+fn first_key<'a>(frame: &RequestFrame<'a>) -> Option<&'a [u8]> {
+    let name = frame.arg(0)?.to_ascii_uppercase();
+    match &name[..] {
+        b"EVAL" | b"EVALSHA" => frame.arg(3),
+        b"XREAD" => frame.arg(4),
+        b"CONFIG" | b"FUNCTION" | b"KEYS" | b"SCAN" | b"SCRIPT" => None,
+        _ => frame.arg(1),
     }
 }
 

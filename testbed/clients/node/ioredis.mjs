@@ -194,10 +194,7 @@ async function errors(client, key) {
 async function refused(client, key) {
   const before = await client.client("ID");
   const yet = reply("not supported by this proxy yet");
-  await rejects(client.blpop(key, 1), yet);
-  await rejects(client.xread("BLOCK", 1, "STREAMS", key, "$"), yet);
-  await rejects(client.multi({ pipeline: false }), yet);
-  await rejects(client.scan(0), yet);
+  await rejects(client.client("TRACKING", "ON"), yet);
   equal(await client.client("ID"), before, "CLIENT ID, of the same connection");
 }
 

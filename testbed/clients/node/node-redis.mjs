@@ -193,10 +193,7 @@ async function errors(client, key) {
 async function refused(client, key) {
   const before = await client.clientId();
   const yet = reply("not supported by this proxy yet");
-  await rejects(client.blPop(key, 1), yet);
-  await rejects(client.xRead({ key, id: "$" }, { BLOCK: 1 }), yet);
-  await rejects(client.multi().get(key).exec(), yet);
-  await rejects(client.scan("0"), yet);
+  await rejects(client.sendCommand(["CLIENT", "TRACKING", "ON"]), yet);
   equal(await client.clientId(), before, "CLIENT ID, of the same connection");
 }
 

@@ -209,10 +209,7 @@ def errors(client, prefix):
 def refused(client, prefix):
     before = client.client_id()
     yet = "not supported by this proxy yet"
-    fails(lambda: client.blpop(prefix, 1), ResponseError, yet)
-    fails(lambda: client.xread({prefix: "$"}, block=1), ResponseError, yet)
-    fails(lambda: client.pipeline(transaction=True).get(prefix).execute(), ResponseError, yet)
-    fails(lambda: client.scan(), ResponseError, yet)
+    fails(lambda: client.execute_command("CLIENT TRACKING", "ON"), ResponseError, yet)
     equal(client.client_id(), before, "CLIENT ID, of the same connection")
 
 

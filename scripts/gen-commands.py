@@ -68,6 +68,18 @@ OUTCOMES = {
     "Publish::Channel": ("forwarded", "to the node at which this proxy's clients are subscribed"),
     "Publish::ShardChannel": ("forwarded", "to the owner of the channel's slot"),
     "Local": ("answered", "by the proxy"),
+    "Local::Cluster": (
+        "answered",
+        "as by a standalone server; with `cluster_emulation`, as by one node that owns every slot",
+    ),
+    "Local::ClusterMode": (
+        "answered",
+        "as by a standalone server; OK with `cluster_emulation`, without any effect",
+    ),
+    "Local::ClientInfo": ("answered", "by the proxy, of its own clients"),
+    "Local::ClientKill": ("answered", "by the proxy, of its own clients on the same worker"),
+    "Local::ClientList": ("answered", "by the proxy, of its own clients on the same worker"),
+    "Local::ClientSwitch": ("answered", "by the proxy, without any effect"),
 }
 
 
@@ -215,7 +227,7 @@ def outcome(name, spec, decision, reasons):
         kind = "ForwardOrBlock"
     if kind == "Forward" and "no_mandatory_keys" in spec["flags"]:
         kind = "ForwardKeyed"
-    return OUTCOMES.get(kind) or OUTCOMES[f"{kind}::{inner}"]
+    return OUTCOMES.get(f"{kind}::{inner}") or OUTCOMES[kind]
 
 
 def places(name, spec):

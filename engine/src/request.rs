@@ -42,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) held: usize,
     /// For how long its reply is to be held back.
     pub(crate) delay: Option<Duration>,
+    /// Its client wants no reply.
+    pub(crate) silent: bool,
     /// Goes past the commands of other clients: one of them may be a script to be ended.
     pub(crate) urgent: bool,
     /// Which step of a SCAN it is.
@@ -181,6 +183,7 @@ impl Request {
             len,
             held: 0,
             delay: None,
+            silent: false,
             urgent: false,
             step: None,
             refusal: Vec::new(),

@@ -1,6 +1,7 @@
 //! One client: its connection, its protocol state, and the order of its replies.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
@@ -9,6 +10,7 @@ use crate::buffers::Buffers;
 use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
 use crate::resp::{Protocol, RequestParser};
+use crate::time::Instant;
 use crate::transaction::{Transaction, Watch};
 use crate::upstream::ConnectionId;
 
@@ -20,6 +22,20 @@ pub type SessionId = Key<Session>;
 pub struct Session {
     /// What CLIENT ID answers.
     pub(crate) client_id: u64,
+    /// Where it comes from and where it arrived, if its host knows.
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+    /// When it connected.
+    pub(crate) since: Instant,
+    /// When its last command was read.
+    pub(crate) active: Instant,
+    /// The name of that command; empty: none yet.
+    pub(crate) command: &'static str,
+    /// Who it says it is; empty: the default user.
+    pub(crate) user: Vec<u8>,
+    pub(crate) replies: Replies,
+    /// Its last command gets no reply.
+    pub(crate) silent: bool,
     /// Has said who it is, or need not.
     pub(crate) authenticated: bool,
     /// RESP2 until HELLO says otherwise.
@@ -64,10 +80,30 @@ pub struct Session {
     pub(crate) write_queued: bool,
 }
 
+/// What CLIENT REPLY has set.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Replies {
+    /// Each command gets one.
+    #[default]
+    On,
+    /// None gets one.
+    Off,
+    /// The next one gets none.
+    Skip,
+}
+
 impl Session {
-    pub(crate) fn new(client_id: u64, authenticated: bool) -> Self {
+    pub(crate) fn new(client_id: u64, authenticated: bool, now: Instant) -> Self {
         Self {
             client_id,
+            remote: None,
+            local: None,
+            since: now,
+            active: now,
+            command: "",
+            user: Vec::new(),
+            replies: Replies::On,
+            silent: false,
             authenticated,
             protocol: Protocol::Resp2,
             attributes: Vec::new(),
@@ -97,6 +133,24 @@ impl Session {
         self.authenticated = authenticated;
         self.protocol = Protocol::Resp2;
         self.name.clear();
+        self.user.clear();
+        self.replies = Replies::On;
+        self.silent = false;
+    }
+
+    /// The user's name, as ACL WHOAMI tells it.
+    pub(crate) fn user(&self) -> &[u8] {
+        if self.user.is_empty() { b"default" } else { &self.user }
+    }
+
+    /// A command has been read.
+    pub(crate) fn note_command(&mut self, name: &'static str, now: Instant) {
+        self.command = name;
+        self.active = now;
+        self.silent = self.replies != Replies::On;
+        if self.replies == Replies::Skip {
+            self.replies = Replies::On;
+        }
     }
 
     /// Nothing is known any more of the keys that were watched.

@@ -1,5 +1,7 @@
 //! The router: one engine for each root context, fed by its callbacks and obeyed.
 
+use std::net::SocketAddr;
+
 use slotmesh_engine::config::Attribute;
 use slotmesh_engine::{Config, ConnectionId, Instant, LogLevel, Output, Proxy, SessionId};
 
@@ -91,7 +93,13 @@ impl Router {
     /// filters before this one have set what they know of it.
     fn introduce(&mut self, session: SessionId) {
         let Some(client) = self.clients.get_mut(session.index()) else { return };
-        if std::mem::replace(&mut client.known, true) || self.proxy.attributes().is_empty() {
+        if std::mem::replace(&mut client.known, true) {
+            return;
+        }
+        // Each costs a call of the host; only who plays a cluster needs the second.
+        let local = if self.proxy.emulates_a_cluster() { address("destination") } else { None };
+        self.proxy.handle_downstream_addresses(session, address("source"), local);
+        if self.proxy.attributes().is_empty() {
             return;
         }
         let values = self.proxy.attributes().iter().map(|attribute| {
@@ -199,6 +207,12 @@ impl Router {
         host::set_tick_period(milliseconds);
         self.tick_at = Some(now + std::time::Duration::from_millis(milliseconds.into()));
     }
+}
+
+/// The address of one end of the current client's connection.
+fn address(end: &str) -> Option<SocketAddr> {
+    let text = host::property(&[end, "address"]).ok()?;
+    std::str::from_utf8(&text).ok()?.parse().ok()
 }
 
 /// Does one thing that the engine wants. Returns what that has led to.

@@ -93,16 +93,36 @@ pub enum Merge {
 /// A command that the proxy answers itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Local {
+    /// `ACL WHOAMI`
+    AclWhoami,
     /// `AUTH [username] password`
     Auth,
     /// `CLIENT GETNAME`
     ClientGetname,
+    /// `CLIENT GETREDIR`
+    ClientGetredir,
     /// `CLIENT ID`
     ClientId,
+    /// `CLIENT INFO`
+    ClientInfo,
+    /// `CLIENT KILL`, old form or new
+    ClientKill,
+    /// `CLIENT LIST [TYPE type] [ID id ...]`
+    ClientList,
+    /// `CLIENT REPLY ON|OFF|SKIP`
+    ClientReply,
     /// `CLIENT SETINFO attribute value`
     ClientSetinfo,
     /// `CLIENT SETNAME name`
     ClientSetname,
+    /// `CLIENT NO-EVICT ON|OFF` and its like, which change nothing here
+    ClientSwitch,
+    /// `CLIENT TRACKINGINFO`
+    ClientTrackinginfo,
+    /// Any subcommand of `CLUSTER`
+    Cluster,
+    /// `ASKING`, `READONLY`, `READWRITE`
+    ClusterMode,
     /// `ECHO message`
     Echo,
     /// `HELLO [version [AUTH username password] [SETNAME name]]`
@@ -128,8 +148,6 @@ pub enum Reason {
     ClientState,
     /// It speaks of the whole data set, which lies on many nodes.
     ClusterWide,
-    /// It sets how one connection sees a cluster, which the proxy does itself.
-    ConnectionMode,
     /// It is how Redis' own parts speak or are tested.
     Internal,
     /// It looks after one server.
@@ -155,9 +173,6 @@ impl Reason {
             Self::ClusterWide => {
                 "ERR the module's commands on the whole data set are not supported by this proxy"
             }
-            Self::ConnectionMode => {
-                "ERR this proxy routes and redirects by itself: the command has no use here"
-            }
             Self::Internal => "ERR the command is internal to Redis",
             Self::Operator => {
                 "ERR the command looks after one server: send it to that node, not to this proxy"
@@ -166,7 +181,7 @@ impl Reason {
             Self::Replication => {
                 "ERR replication is set up between servers: send the command to a node"
             }
-            Self::SingleDatabase => "ERR a Redis Cluster has one database only",
+            Self::SingleDatabase => "ERR SWAPDB is not allowed in cluster mode",
             Self::Topology => "ERR this proxy hides the cluster: send CLUSTER commands to a node",
         }
     }
@@ -186,11 +201,19 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Split(Merge::Sum), &["del", "exists", "touch", "unlink"]),
 
     // About the client's connection, which ends at the proxy.
+    (Support::Local(Local::AclWhoami), &["acl|whoami"]),
     (Support::Local(Local::Auth), &["auth"]),
     (Support::Local(Local::ClientGetname), &["client|getname"]),
+    (Support::Local(Local::ClientGetredir), &["client|getredir"]),
     (Support::Local(Local::ClientId), &["client|id"]),
+    (Support::Local(Local::ClientInfo), &["client|info"]),
+    (Support::Local(Local::ClientKill), &["client|kill"]),
+    (Support::Local(Local::ClientList), &["client|list"]),
+    (Support::Local(Local::ClientReply), &["client|reply"]),
     (Support::Local(Local::ClientSetinfo), &["client|setinfo"]),
     (Support::Local(Local::ClientSetname), &["client|setname"]),
+    (Support::Local(Local::ClientSwitch), &["client|no-evict", "client|no-touch"]),
+    (Support::Local(Local::ClientTrackinginfo), &["client|trackinginfo"]),
     (Support::Local(Local::Echo), &["echo"]),
     (Support::Local(Local::Hello), &["hello"]),
     (Support::Local(Local::Ping), &["ping"]),
@@ -211,11 +234,11 @@ const DECISIONS: &[(Support, &[&str])] = &[
 
     // About the server as such.
     (Support::AnyNode, &[
-        "command", "command|count", "command|docs", "command|getkeys", "command|getkeysandflags",
+        "acl|cat", "acl|genpass", "command", "command|count", "command|docs", "command|getkeys", "command|getkeysandflags",
         "command|help", "command|info", "command|list", "lolwut", "time",
     ]),
     (Support::AnyNode, &[
-        "acl|help", "backup|help", "client|help", "cluster|help", "commandlog|help", "config|help",
+        "acl|help", "backup|help", "client|help", "commandlog|help", "config|help",
         "function|help", "hotkeys|help", "latency|help", "memory|help", "module|help",
         "object|help", "pubsub|help", "script|help", "slowlog|help", "xgroup|help", "xinfo|help",
     ]),
@@ -244,11 +267,9 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Transaction(Verb::Watch), &["watch"]),
     // State that would have to be kept for one client and carried to every node.
     (Support::Refuse(Reason::ClientState), &[
-        "acl|whoami", "client|caching", "client|capa", "client|getredir", "client|import-source",
-        "client|info", "client|kill", "client|list", "client|no-evict", "client|no-touch",
-        "client|pause", "client|reply", "client|tracking", "client|trackinginfo",
-        "client|unblock", "client|unpause", "himport|discard", "himport|discardall",
-        "himport|prepare", "himport|set", "script|debug",
+        "client|caching", "client|capa", "client|import-source", "client|tracking",
+        "client|unblock", "himport|discard", "himport|discardall", "himport|prepare",
+        "himport|set",
     ]),
     // About all keys, or to be done everywhere.
     (Support::Scan, &["scan"]),
@@ -256,7 +277,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::EveryPrimary(Merge::Sum), &["dbsize", "latency|reset", "slowlog|len"]),
     (Support::EveryPrimary(Merge::AnyValue), &["randomkey"]),
     (Support::EveryPrimary(Merge::AllOk), &[
-        "config|resetstat", "config|rewrite", "config|set", "flushall", "flushdb",
+        "client|pause", "client|unpause", "config|resetstat", "config|rewrite", "config|set",
+        "flushall", "flushdb",
         "function|delete", "function|flush", "function|restore", "memory|purge", "script|flush",
         "slowlog|reset",
     ]),
@@ -281,23 +303,24 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Refuse(Reason::ClusterWide), &["ft.cursor"]),
 
     // Make no sense through a proxy.
-    (Support::Refuse(Reason::ConnectionMode), &["asking", "readonly", "readwrite"]),
+    (Support::Local(Local::ClusterMode), &["asking", "readonly", "readwrite"]),
     (Support::Refuse(Reason::Internal), &["pfdebug", "pfselftest", "replconf", "restore-asking"]),
     (Support::Refuse(Reason::Operator), &[
-        "acl|cat", "acl|deluser", "acl|dryrun", "acl|genpass", "acl|getuser", "acl|list",
+        "acl|deluser", "acl|dryrun", "acl|getuser", "acl|list",
         "acl|load", "acl|log", "acl|save", "acl|setuser", "acl|users", "backup|abort",
         "backup|cleanup", "backup|list", "backup|seal", "backup|start", "backup|status",
         "bgrewriteaof", "bgsave", "commandlog|get", "commandlog|len", "commandlog|reset", "debug",
         "ft.config", "hotkeys|get", "hotkeys|reset", "hotkeys|start", "hotkeys|stop",
-        "module|load", "module|loadex", "module|unload", "monitor", "save", "shutdown",
+        "module|load", "module|loadex", "module|unload", "monitor", "save", "script|debug",
+        "shutdown",
     ]),
     (Support::Refuse(Reason::Replication), &["failover", "psync", "replicaof", "slaveof", "sync"]),
     (Support::Refuse(Reason::SingleDatabase), &["swapdb"]),
-    (Support::Refuse(Reason::Topology), &[
+    (Support::Local(Local::Cluster), &[
         "cluster|addslots", "cluster|addslotsrange", "cluster|bumpepoch",
         "cluster|cancelslotmigrations", "cluster|count-failure-reports",
         "cluster|countkeysinslot", "cluster|delslots", "cluster|delslotsrange",
-        "cluster|failover", "cluster|flushslot", "cluster|flushslots", "cluster|forget",
+        "cluster|failover", "cluster|help", "cluster|flushslot", "cluster|flushslots", "cluster|forget",
         "cluster|getkeysinslot", "cluster|getslotmigrations", "cluster|info", "cluster|keyslot",
         "cluster|links", "cluster|meet", "cluster|migrateslots", "cluster|migration",
         "cluster|myid", "cluster|myshardid", "cluster|nodes", "cluster|replicas",

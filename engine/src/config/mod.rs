@@ -36,6 +36,8 @@ pub struct Config {
     pub connection_rate_limit: Option<u32>,
     /// Connections to one node that clients of one protocol version share.
     pub connections_per_node: u32,
+    /// CLUSTER answers as one node that owns every slot, for cluster-aware clients.
+    pub cluster_emulation: bool,
     /// The zone that this proxy is in, unless its host tells.
     pub zone: Option<String>,
     /// Who may use the proxy; empty: everybody.

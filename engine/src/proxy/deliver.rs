@@ -16,7 +16,9 @@ impl Proxy {
         if let Some(captured) = &mut self.captured {
             return write(captured);
         }
-        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(session) = self.sessions.get_mut(id).filter(|session| !session.silent) else {
+            return;
+        };
         if session.pending.is_empty() {
             write(session.output(&mut self.buffers));
             self.queue_write_downstream(id);
@@ -128,6 +130,7 @@ impl Proxy {
             Owner::Mirror(cluster) => return self.forget_copy(id, cluster, reply),
         };
         self.stats.finish(request.tally, reply);
+        let reply = if request.silent { b"" } else { reply };
         let Some(session) = self.sessions.get_mut(session_id) else {
             self.requests.remove(id);
             return;

@@ -40,7 +40,8 @@ impl Proxy {
         self.stats.downstream().downstream_cx_total += 1;
         let client_id = self.next_client_id;
         self.next_client_id += 1;
-        let session = self.sessions.insert(Session::new(client_id, self.config.users.is_empty()));
+        let session =
+            self.sessions.insert(Session::new(client_id, self.config.users.is_empty(), now));
         for cluster in &mut self.clusters {
             cluster.refresh.note_client(now, &cluster.config);
         }
@@ -241,7 +242,7 @@ impl Proxy {
             Lookup::Known(spec) => spec,
             Lookup::Unknown => &UNKNOWN,
             Lookup::Invalid(error) => {
-                self.stats.downstream().downstream_rq_total += 1;
+                self.note_command(id, "", now);
                 self.count_invalid(error);
                 match error {
                     CommandError::Arity(spec) if spec.name == "exec" => self.discard(id),
@@ -255,7 +256,7 @@ impl Proxy {
         if self.runs_alone(id, support) && !self.is_idle(id) {
             return Taken::NotYet;
         }
-        self.stats.downstream().downstream_rq_total += 1;
+        self.note_command(id, spec.name, now);
         if self.is_admitted(id, spec) {
             self.handle_known(id, spec, support, frame, len, now);
         } else {
@@ -323,11 +324,18 @@ impl Proxy {
                 self.send_keyed(id, command, now);
             }
             Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
-            Support::Local(local) => self.answer_locally(id, local, frame, len, now),
+            Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
             Support::Refuse(reason) => {
                 self.stats.downstream().splitter_unsupported_command += 1;
                 self.answer(id, |out| resp::encode::error(out, reason.text().as_bytes()));
             }
+        }
+    }
+
+    fn note_command(&mut self, id: SessionId, name: &'static str, now: Instant) {
+        self.stats.downstream().downstream_rq_total += 1;
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.note_command(name, now);
         }
     }
 
@@ -467,6 +475,7 @@ impl Proxy {
                     session.epoch = self.epoch;
                 }
                 request.protocol = session.protocol;
+                request.silent = session.silent;
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
                 session.alone = subscribes || to_many || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));

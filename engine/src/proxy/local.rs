@@ -1,8 +1,9 @@
 //! Commands that the proxy answers itself, as a standalone redis-server 7.0 would.
 
 use super::Proxy;
+use super::client::check_switch;
 use crate::auth::{check_password, check_user};
-use crate::command::Local;
+use crate::command::{CommandSpec, Local};
 use crate::config::User;
 use crate::request::{Owner, Request, RequestId, State, SubRequestId};
 use crate::resp::{Protocol, RequestFrame, encode};
@@ -19,6 +20,7 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 #[derive(Debug, Default)]
 struct Hello<'a> {
     protocol: Option<Protocol>,
+    user: Option<&'a [u8]>,
     name: Option<&'a [u8]>,
 }
 
@@ -27,6 +29,7 @@ impl Proxy {
         &mut self,
         id: SessionId,
         local: Local,
+        spec: &'static CommandSpec,
         frame: &RequestFrame<'_>,
         len: usize,
         now: Instant,
@@ -38,11 +41,20 @@ impl Proxy {
             Local::Auth => match authenticate(&self.config.users, frame) {
                 Ok(()) => {
                     session.authenticated = true;
+                    session.user.clear();
+                    if frame.len() == 3 {
+                        session.user.extend_from_slice(first);
+                    }
                     self.answer_ok(id);
                     Ok(())
                 }
                 Err(error) => Err(error.to_owned()),
             },
+            Local::AclWhoami => {
+                let user = session.user().to_vec();
+                self.answer(id, |out| encode::bulk(out, &user));
+                Ok(())
+            }
             Local::ClientGetname => {
                 let name = session.name.clone();
                 self.answer(id, |out| match name.is_empty() {
@@ -51,11 +63,29 @@ impl Proxy {
                 });
                 Ok(())
             }
+            Local::ClientGetredir => {
+                self.answer(id, |out| encode::integer(out, -1));
+                Ok(())
+            }
             Local::ClientId => {
                 let client_id = i64::try_from(session.client_id).unwrap_or(i64::MAX);
                 self.answer(id, |out| encode::integer(out, client_id));
                 Ok(())
             }
+            Local::ClientInfo => {
+                self.client_info(id);
+                Ok(())
+            }
+            Local::ClientKill => self.client_kill(id, frame),
+            Local::ClientList => self.client_list(id, frame),
+            Local::ClientReply => self.client_reply(id, frame),
+            Local::ClientSwitch => check_switch(frame).map(|()| self.answer_ok(id)),
+            Local::ClientTrackinginfo => {
+                self.client_trackinginfo(id);
+                Ok(())
+            }
+            Local::Cluster => self.answer_cluster(id, spec, frame, len, now),
+            Local::ClusterMode => self.check_cluster_mode().map(|()| self.answer_ok(id)),
             Local::ClientSetinfo => check_info(frame).map(|()| self.answer_ok(id)),
             Local::ClientSetname => {
                 session.set_name(frame.arg(2).unwrap_or_default()).map(|()| self.answer_ok(id))
@@ -131,6 +161,9 @@ impl Proxy {
             Err(text) => return self.answer(id, |out| encode::error(out, text.as_bytes())),
         };
         session.authenticated = true;
+        if let Some(user) = hello.user {
+            session.user = user.to_vec();
+        }
         session.protocol = hello.protocol.unwrap_or(session.protocol);
         if let Some(name) = hello.name {
             session.name = name.to_vec();
@@ -144,7 +177,8 @@ impl Proxy {
             self.buffers.recycle(reply);
         } else {
             let owner = Owner::Session(id);
-            let request = Request::new(owner, protocol, len, State::Hello(cluster));
+            let mut request = Request::new(owner, protocol, len, State::Hello(cluster));
+            request.silent = self.sessions.get(id).is_some_and(|session| session.silent);
             let request = self.requests.insert_waiting(request, now + self.config.op_timeout);
             if let Some(session) = self.sessions.get_mut(id) {
                 session.note_pending(request, len);
@@ -171,7 +205,10 @@ impl Proxy {
         encode::bulk(out, b"id");
         encode::integer(out, i64::try_from(client_id).unwrap_or(i64::MAX));
         encode::bulk(out, b"mode");
-        encode::bulk(out, b"standalone");
+        encode::bulk(
+            out,
+            if self.config.cluster_emulation { &b"cluster"[..] } else { b"standalone" },
+        );
         encode::bulk(out, b"role");
         encode::bulk(out, b"master");
         encode::bulk(out, b"modules");
@@ -222,6 +259,7 @@ impl<'a> Hello<'a> {
                 let password = args.next().ok_or_else(syntax_error)?;
                 check_user(users, user, password)?;
                 authenticated = true;
+                hello.user = Some(user);
             } else if option.eq_ignore_ascii_case(b"SETNAME") {
                 let name = args.next().ok_or_else(syntax_error)?;
                 check_name(name)?;

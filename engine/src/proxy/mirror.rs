@@ -130,7 +130,7 @@ impl Proxy {
     }
 
     /// Whether a mirror may be given so many bytes more. Counts the copy as dropped if not.
-    fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
+    pub(super) fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
         let pending = self.mirror_bytes.get(cluster).copied().unwrap_or_default();
         let has_room = pending.saturating_add(len) <= self.config.limits.mirror_bytes;
         if !has_room {

@@ -5,10 +5,12 @@
 //! them to nodes, `upstream` takes in what nodes answer, `deliver` puts replies in order, `refresh`
 //! keeps the topology fresh.
 
+mod client;
 mod dedicated;
 mod deliver;
 mod dispatch;
 mod downstream;
+mod emulation;
 mod faults;
 mod keyless;
 mod local;

@@ -250,7 +250,7 @@ impl Proxy {
             && let Support::Local(local) = spec.support_for(&frame)
         {
             self.captured = Some(Vec::new());
-            self.answer_locally(id, local, &frame, len, now);
+            self.answer_locally(id, local, spec, &frame, len, now);
         }
         self.captured.take().unwrap_or_default()
     }
@@ -297,7 +297,10 @@ impl Proxy {
                 self.add(id, |transaction| transaction.push(bytes, command.spec.is_read()));
                 Ok(())
             }
-            Support::Transaction(_) | Support::Local(Local::Hello) => Err(error(NOT_IN_MULTI)),
+            Support::Transaction(_)
+            | Support::Local(Local::ClientReply | Local::Cluster | Local::Hello) => {
+                Err(error(NOT_IN_MULTI))
+            }
             Support::Local(_) => {
                 self.add(id, |transaction| transaction.push_local(bytes));
                 Ok(())

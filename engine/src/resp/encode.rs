@@ -71,6 +71,14 @@ pub fn map_header(out: &mut Vec<u8>, protocol: Protocol, pairs: usize) {
     }
 }
 
+/// Appends the header of a set of `len` elements: in RESP2 an array.
+pub fn set_header(out: &mut Vec<u8>, protocol: Protocol, len: usize) {
+    match protocol {
+        Protocol::Resp2 => number(out, b'*', len),
+        Protocol::Resp3 => number(out, b'~', len),
+    }
+}
+
 /// Appends the header of a push of `len` elements: in RESP2 an array.
 pub fn push_header(out: &mut Vec<u8>, protocol: Protocol, len: usize) {
     match protocol {
@@ -128,6 +136,8 @@ mod tests {
         assert_eq!(written(|out| array_header(out, 12)), r"*12\r\n");
         assert_eq!(written(|out| map_header(out, Resp2, 7)), r"*14\r\n");
         assert_eq!(written(|out| map_header(out, Resp3, 7)), r"%7\r\n");
+        assert_eq!(written(|out| set_header(out, Resp2, 3)), r"*3\r\n");
+        assert_eq!(written(|out| set_header(out, Resp3, 3)), r"~3\r\n");
         assert_eq!(written(|out| push_header(out, Resp2, 3)), r"*3\r\n");
         assert_eq!(written(|out| push_header(out, Resp3, 3)), r">3\r\n");
         assert_eq!(

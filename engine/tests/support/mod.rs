@@ -114,6 +114,13 @@ impl Driver {
         self.proxy.handle_downstream_attributes(session, attributes);
     }
 
+    /// Tells the proxy where a client comes from and where it arrived.
+    pub fn locate(&mut self, client: ClientId, remote: &str, local: &str) {
+        let session = self.clients[client.0].session.unwrap();
+        let (remote, local) = (remote.parse().unwrap(), local.parse().unwrap());
+        self.proxy.handle_downstream_addresses(session, Some(remote), Some(local));
+    }
+
     pub fn disconnect(&mut self, client: ClientId) {
         let session = self.clients[client.0].session.take().unwrap();
         self.proxy.handle_downstream_close(session);

@@ -192,6 +192,7 @@ impl RawConfig {
             max_upstream_unknown_connections: settings.max_upstream_unknown_connections,
             connection_rate_limit: settings.connection_rate_limit,
             connections_per_node: settings.connections_per_node,
+            cluster_emulation: settings.cluster_emulation,
             zone: settings.zone,
             users,
             faults,

@@ -35,6 +35,8 @@ pub(super) struct RawSettings {
     connection_rate_limit: Option<RawConnectionRateLimit>,
     #[serde(alias = "connectionsPerNode")]
     connections_per_node: Option<u32>,
+    #[serde(alias = "clusterEmulation")]
+    cluster_emulation: Option<bool>,
     zone: Option<String>,
 }
 
@@ -54,6 +56,7 @@ pub(super) struct Settings {
     pub(super) max_upstream_unknown_connections: u32,
     pub(super) connection_rate_limit: Option<u32>,
     pub(super) connections_per_node: u32,
+    pub(super) cluster_emulation: bool,
     pub(super) zone: Option<String>,
 }
 
@@ -97,6 +100,7 @@ impl RawSettings {
                 .map(|limit| limit.check(&at.member("connection_rate_limit")))
                 .transpose()?,
             connections_per_node: per_node,
+            cluster_emulation: self.cluster_emulation.unwrap_or(false),
             zone: at.member("zone").not_empty(self.zone)?,
         })
     }

@@ -97,6 +97,7 @@ fn the_smallest_configuration_has_envoys_defaults() {
     assert_eq!(config.max_upstream_unknown_connections, 100);
     assert_eq!(config.connection_rate_limit, None);
     assert_eq!(config.connections_per_node, 1);
+    assert!(!config.cluster_emulation);
     assert_eq!(config.zone, None);
     assert!(config.users.is_empty() && config.faults.is_empty() && config.notes.is_empty());
     assert!(config.routes.prefixes.is_empty() && !config.routes.case_insensitive);
@@ -175,6 +176,7 @@ fn every_setting_is_read() {
     let limit = r#""connection_rate_limit": {"connection_rate_limit_per_sec": 7}"#;
     assert_eq!(with(Settings, limit).connection_rate_limit, Some(7));
     assert_eq!(with(Settings, r#""connections_per_node": 64"#).connections_per_node, 64);
+    assert!(with(Settings, r#""cluster_emulation": true"#).cluster_emulation);
     assert_eq!(with(Settings, r#""zone": "a""#).zone.as_deref(), Some("a"));
     for (word, policy) in [
         ("MASTER", ReadPolicy::Master),

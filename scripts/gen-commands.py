@@ -35,6 +35,10 @@ OUTCOMES = {
         "forwarded",
         "to the node that owns its keys, on a connection that only this client uses while it waits",
     ),
+    "Wait": (
+        "fanned out",
+        "to every primary, on connections that only this client uses while it waits; the least of the replies",
+    ),
     "Transaction::Multi": ("answered", "by the proxy, which queues what follows"),
     "Transaction::Exec": (
         "forwarded",

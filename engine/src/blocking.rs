@@ -127,6 +127,7 @@ impl Timeout {
                 (frame.len().checked_sub(1)?, Unit::Seconds)
             }
             "blmpop" | "bzmpop" => (1, Unit::Seconds),
+            "wait" => (2, Unit::Milliseconds),
             "xread" | "xreadgroup" => (block_option(frame)? + 1, Unit::Milliseconds),
             _ => return None,
         };
@@ -202,6 +203,7 @@ mod tests {
         assert_eq!(wait("BLMPOP 4 1 a LEFT"), Some(4000));
         assert_eq!(wait("BZMPOP 5 1 a MIN"), Some(5000));
         assert_eq!(wait("XREAD COUNT 1 BLOCK 70 STREAMS s 0"), Some(70));
+        assert_eq!(wait("WAIT 1 90"), Some(90));
         assert_eq!(wait("XREADGROUP GROUP block c BLOCK 80 STREAMS s >"), Some(80));
     }
 

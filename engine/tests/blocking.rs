@@ -207,3 +207,32 @@ fn a_mirror_is_told_what_a_wait_has_taken_and_never_waits_itself() {
         assert_eq!(driver.other.executed, ["other-0:1: SET a 7", "other-0:1: lpop a"]);
     }
 }
+
+#[test]
+fn wait_is_about_all_that_the_client_has_written_wherever_it_lies() {
+    each_chunking(|mut driver| {
+        driver.cluster.add_replica(0, "replica-0:1");
+        driver.cluster.add_replica(0, "replica-1:1");
+        driver.cluster.add_replica(1, "replica-2:1");
+        driver.cluster.add_replica(2, "replica-3:1");
+        let client = driver.connect();
+        driver.command(client, "SET a 1");
+        assert_eq!(driver.ask(client, "WAIT 1 100"), "+OK :1 ");
+        let executed = &driver.cluster.executed;
+        for node in ["node-0:1", "node-1:1", "node-2:1"] {
+            assert!(executed.contains(&format!("{node}: WAIT 1 100")), "{executed:?}");
+            assert_eq!(
+                driver.connections(node),
+                if *node == *driver.cluster.owner("a") { 2 } else { 1 }
+            );
+        }
+        driver.cluster.blocking = true;
+        driver.command(client, "WAIT 2 0");
+        driver.command(client, "GET a");
+        driver.wait(OP_TIMEOUT * 3);
+        assert_eq!(driver.received(client), "");
+        driver.cluster.blocking = false;
+        driver.settle();
+        assert_eq!(driver.received(client), ":1 $1 1 ");
+    });
+}

@@ -23,7 +23,7 @@ fn the_table_says_what_redis_says() {
 }
 
 /// Neither supported nor refused for good.
-const TO_COME: [&str; 9] = [
+const TO_COME: [&str; 8] = [
     "client|caching",
     "client|tracking",
     "client|unblock",
@@ -32,7 +32,6 @@ const TO_COME: [&str; 9] = [
     "pubsub|numsub",
     "pubsub|shardchannels",
     "pubsub|shardnumsub",
-    "wait",
 ];
 
 #[test]

@@ -15,6 +15,9 @@ pub enum Support {
     /// Sent like [`Support::Forward`], but on a connection that nobody else uses meanwhile: it may
     /// keep that waiting.
     Block,
+    /// `WAIT`: sent to every primary, each on a connection that nobody else uses meanwhile; the
+    /// least of the integers is the answer.
+    Wait,
     /// About the client's transaction.
     Transaction(Verb),
     /// Answered by the proxy.
@@ -255,7 +258,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "blmove", "blmovem", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax",
         "bzpopmin",
     ]),
-    (Support::Refuse(Reason::Blocking), &["wait", "waitaof"]),
+    (Support::Wait, &["wait"]),
+    (Support::Refuse(Reason::Blocking), &["waitaof"]),
     (Support::Refuse(Reason::PubSub), &[
         "pubsub|channels", "pubsub|numpat", "pubsub|numsub", "pubsub|shardchannels",
         "pubsub|shardnumsub",

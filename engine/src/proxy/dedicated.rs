@@ -142,8 +142,8 @@ impl Proxy {
         let (mut doubtful, mut lost) = (Vec::new(), Vec::new());
         for (id, connection) in self.connections.iter() {
             let Some((blocking, part)) = self.blocked_on(connection) else { continue };
-            let cluster = self.clusters.get(part.cluster);
-            let owner = cluster.and_then(|cluster| cluster.owner_address(part.slot?));
+            let owner =
+                part.and_then(|part| self.clusters.get(part.cluster)?.owner_address(part.slot?));
             if blocking.until.is_some_and(|until| until + self.config.op_timeout < now) {
                 lost.push((id, "it should have answered by now"));
             } else if owner.is_none_or(|owner| *owner == connection.address) {
@@ -169,12 +169,13 @@ impl Proxy {
         connection.open && connection.pipeline.is_open() && self.blocked_on(connection).is_some()
     }
 
-    /// What the node keeps waiting on a connection.
-    fn blocked_on(&self, connection: &Connection) -> Option<(Blocking, Part)> {
+    /// What the node keeps waiting on a connection, and where that belongs, if to one slot.
+    fn blocked_on(&self, connection: &Connection) -> Option<(Blocking, Option<Part>)> {
         let session = self.sessions.get(connection.user?)?;
         let request = self.requests.get(*session.pending.back()?)?;
         match (request.way, &request.state) {
-            (Way::Blocking(blocking), State::Whole(part)) => Some((blocking, *part)),
+            (Way::Blocking(blocking), State::Whole(part)) => Some((blocking, Some(*part))),
+            (Way::Blocking(blocking), State::Split(_)) => Some((blocking, None)),
             _ => None,
         }
     }

@@ -18,6 +18,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// `ASKING` as a command: the next one may be served by a node that is importing its slot.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
+/// `PING` as a command. WAIT is about what its server had written when the connection's last
+/// command ended (redis `replication.c`, `client.woff`), so one has to come before it, after the
+/// client's writes on other connections.
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
 impl Proxy {
     /// Sends a sub-request to the owner of its slot, or holds it until it can be sent.
     pub(super) fn send(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
@@ -279,6 +284,12 @@ impl Proxy {
             connection.pipeline.push(Expect::Nothing, ASKING);
         }
         let request = self.requests.get(sub_request.request);
+        let waits = request.is_some_and(|request| {
+            matches!((request.way, &request.state), (Way::Blocking(_), State::Split(_)))
+        });
+        if waits {
+            connection.pipeline.push(Expect::Nothing, PING);
+        }
         let exec = request.and_then(|request| request.exec.as_ref());
         let replies = exec.map_or(1, |exec| exec.replies);
         connection.pipeline.push_unit(Expect::Request(sub_request), command, replies);

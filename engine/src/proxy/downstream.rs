@@ -323,6 +323,11 @@ impl Proxy {
                 command.way = Way::Blocking(blocking);
                 self.send_keyed(id, command, now);
             }
+            Support::Wait => {
+                command.way = Way::Blocking(Blocking::of(spec.name, frame, now));
+                let spread = Spread::EveryPrimary(Merge::Least);
+                self.send_keyless(id, command, Destination::Shards(spread), now);
+            }
             Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
             Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
             Support::Refuse(reason) => {

@@ -39,7 +39,9 @@ impl Proxy {
                 session.transaction.is_none()
             }
             Support::Transaction(Verb::Exec) => session.watch != Watch::None,
-            Support::EveryPrimary(_) | Support::Scan => session.transaction.is_none(),
+            Support::EveryPrimary(_) | Support::Scan | Support::Wait => {
+                session.transaction.is_none()
+            }
             _ => false,
         }
     }
@@ -292,6 +294,7 @@ impl Proxy {
             Support::AnyNode
             | Support::Publish(_)
             | Support::OnePrimary
+            | Support::Wait
             | Support::Local(Local::Ping | Local::Echo)
             | Support::Transaction(Verb::Unwatch) => {
                 self.add(id, |transaction| transaction.push(bytes, command.spec.is_read()));

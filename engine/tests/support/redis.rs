@@ -271,6 +271,15 @@ impl FakeCluster {
             }
             _ => {}
         }
+        if name == b"WAIT" {
+            self.executed.push(format!("{}: {words}", self.nodes[node].address));
+            if self.blocking {
+                peer.blocked = Some(frame.bytes().to_vec());
+                return;
+            }
+            let replicas = self.replicas.values().filter(|primary| **primary == node).count();
+            return encode::integer(&mut peer.output, replicas as i64);
+        }
         if let b"MULTI" | b"EXEC" | b"UNWATCH" = &name[..] {
             self.executed.push(format!("{}: {words}", self.nodes[node].address));
             return self.transact(node, peer, &name, asked);

@@ -4,54 +4,21 @@
 mod support;
 
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Result;
 use redis::{
     Connection, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value,
 };
 use slotmesh_testbed::wait::{Probe, until};
-use slotmesh_testbed::{
-    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, locate, or_skip, process,
-};
+use slotmesh_testbed::{locate, process};
+use support::proxy::{PATIENCE, Proxy};
 use support::{command, packages};
-
-/// Time for one program; it needs seconds.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What RESP puts between values.
 const BINARY: &[u8] = b"\r\n$-1\r\n\0\xff";
 
-/// A cluster with Envoy before it.
-struct Proxy {
-    envoy: Envoy,
-    cluster: RedisCluster,
-}
-
 impl Proxy {
-    /// One for all tests that run at the same time; the last of them ends it.
-    fn start() -> Arc<Self> {
-        static SHARED: Mutex<Weak<Proxy>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-            let options = EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds()));
-            let proxy = Arc::new(Self { envoy: Envoy::start(options).unwrap(), cluster });
-            *shared = Arc::downgrade(&proxy);
-            proxy
-        })
-    }
-
-    fn host(&self) -> String {
-        self.envoy.addr().ip().to_string()
-    }
-
-    fn port(&self) -> String {
-        self.envoy.addr().port().to_string()
-    }
-
     /// A redis-cli for the proxy.
     fn redis_cli(&self, args: &[&str]) -> Command {
         let mut command = Command::new(locate::program("redis-cli").unwrap());
@@ -63,22 +30,13 @@ impl Proxy {
         process::run_with_input(self.redis_cli(args), input.to_vec(), PATIENCE).unwrap()
     }
 
-    fn connect(&self, query: &str) -> Connection {
-        let url = format!("redis://{}/{query}", self.envoy.addr());
-        let connection = redis::Client::open(url).unwrap().get_connection().unwrap();
-        // Only so that a test ends; no option of the client itself.
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
-        connection
-    }
-
     /// Runs the program of a client, if that could be installed, and looks for the many keys that
     /// it has left under each of `prefixes`.
-    fn run(&self, client: Result<Command>, prefixes: [&str; 2]) {
-        let Some(mut command) = or_skip(client) else { return };
-        command.args([self.host(), self.port()]);
-        process::run(command, PATIENCE).unwrap();
-        for prefix in prefixes {
-            self.assert_on_all_shards(prefix);
+    fn run_and_look(&self, client: Result<Command>, prefixes: [&str; 2]) {
+        if self.run(client).is_some() {
+            for prefix in prefixes {
+                self.assert_on_all_shards(prefix);
+            }
         }
     }
 
@@ -109,19 +67,19 @@ fn try_ask<T: FromRedisValue>(connection: &mut Connection, words: &[&str]) -> Re
 #[test]
 fn redis_py_works() {
     let prefixes = ["redis-py:many_keys", "redis-py-resp2:many_keys"];
-    Proxy::start().run(packages::python("test.py"), prefixes);
+    Proxy::start().run_and_look(packages::python("test.py"), prefixes);
 }
 
 #[test]
 fn ioredis_works() {
     let prefixes = ["ioredis:manyKeys", "ioredis-resp2:manyKeys"];
-    Proxy::start().run(packages::node("ioredis.mjs"), prefixes);
+    Proxy::start().run_and_look(packages::node("ioredis.mjs"), prefixes);
 }
 
 #[test]
 fn node_redis_works() {
     let prefixes = ["node-redis:manyKeys", "node-redis-resp2:manyKeys"];
-    Proxy::start().run(packages::node("node-redis.mjs"), prefixes);
+    Proxy::start().run_and_look(packages::node("node-redis.mjs"), prefixes);
 }
 
 #[test]

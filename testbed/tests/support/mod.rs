@@ -2,6 +2,7 @@
 
 mod client;
 pub(crate) mod packages;
+pub(crate) mod proxy;
 mod workload;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,4 @@
-// ioredis' publish/subscribe through the proxy: `node ioredis-pubsub.mjs HOST PORT`.
-//
-// Options are the default ones, but that ioredis does not ask INFO whether Redis is ready.
+// ioredis' publish/subscribe with its default options: `node ioredis-pubsub.mjs HOST PORT`.
 
 import { deepEqual, equal, ok } from "node:assert/strict";
 import Redis from "ioredis";
@@ -9,7 +7,7 @@ const [host, port] = process.argv.slice(2);
 const MESSAGES = 200;
 
 function connect(options) {
-  const client = new Redis(Number(port), host, { enableReadyCheck: false, ...options });
+  const client = new Redis(Number(port), host, options);
   client.on("error", (error) => {
     throw error;
   });

@@ -75,7 +75,10 @@ impl Process {
     }
 
     /// Asks it to end with SIGTERM and waits until it did.
-    pub(crate) fn terminate(mut self, within: Duration) -> Result<()> {
+    ///
+    /// # Errors
+    /// It does not end `within`.
+    pub fn terminate(mut self, within: Duration) -> Result<()> {
         if self.exited()?.is_some() {
             return Ok(());
         }

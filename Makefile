@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -40,6 +40,9 @@ compare: wasm ## look for redis_proxy's defects in it and in Slotmesh, side by s
 test: wasm test-deps ## run all tests, on real Redis and Envoy
 	cargo test --locked
 
+test-long: wasm ## run the tests that take half a minute each and more: a mirror that hangs for as long
+	cargo test --locked --package slotmesh-testbed --test failover -- --ignored --nocapture
+
 test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: those in target/envoys
 	@shopt -s nullglob; envoys=(target/envoys/*/bin/envoy); \
 	[[ $${#envoys[@]} -gt 0 ]] || echo 'SKIPPED: no other Envoy is installed'; \
@@ -52,8 +55,10 @@ bench: wasm ## measure the module side by side with Envoy's redis_proxy: [ARGS='
 	@echo 'bench: building the load generator' >&2
 	@cargo run --quiet --locked --profile bench --package slotmesh-bench --bin slotmesh-bench -- $(ARGS)
 
-envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n]
-	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)')
+envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n ENV=NAME,... TLS_CA=ca.pem TLS_CERT=cert.pem TLS_KEY=key.pem]
+	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)') \
+		$(if $(ENV),--env '$(ENV)') $(if $(TLS_CA),--tls-ca '$(TLS_CA)') \
+		$(if $(TLS_CERT),--tls-cert '$(TLS_CERT)') $(if $(TLS_KEY),--tls-key '$(TLS_KEY)')
 
 host: seeds wasm ## run our own host with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json]
 	@cargo build --quiet --locked --package slotmesh-host

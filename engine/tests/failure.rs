@@ -156,6 +156,65 @@ fn a_slot_given_to_another_node_is_found_as_soon_as_the_cluster_says_so() {
 }
 
 #[test]
+fn a_new_owner_is_found_within_100_ms_and_nobody_is_asked_for_more_than_that_takes() {
+    // The cluster makes up its mind at any moment of the proxy's pauses.
+    for delay in (0..40).map(|step| Duration::from_millis(2000 + 37 * step)) {
+        let mut driver = Driver::with(support::Chunking::Whole, |config| {
+            config.op_timeout = Duration::from_secs(10);
+        });
+        let client = driver.connect();
+        driver.ask(client, "SET a 1");
+        let owner = driver.cluster.owner("a");
+        driver.cluster.set_health(&owner, Health::Refusing);
+        driver.cut(&owner);
+        driver.command(client, "SET a 2");
+        let before = driver.refreshes();
+        driver.wait(delay);
+        let rounds = driver.refreshes() - before;
+        assert!(rounds <= delay.as_millis() as u64 / 50 + 1, "{rounds} rounds in {delay:?}");
+        assert_eq!(driver.received(client), "");
+        for owner in &mut driver.cluster.owners {
+            *owner = 1;
+        }
+        driver.wait(Duration::from_millis(100));
+        assert_eq!(driver.received(client), "+OK ", "after {delay:?}");
+    }
+}
+
+#[test]
+fn an_outage_that_lasts_is_asked_about_ever_more_rarely() {
+    let mut driver = Driver::with(support::Chunking::Whole, |config| {
+        config.op_timeout = Duration::from_secs(600);
+    });
+    let client = driver.connect();
+    driver.ask(client, "PING");
+    let owner = driver.cluster.owner("a");
+    driver.cluster.set_health(&owner, Health::Refusing);
+    driver.command(client, "SET a 1");
+    driver.wait(Duration::from_secs(300));
+    let before = driver.refreshes();
+    driver.wait(Duration::from_secs(100));
+    assert!(driver.refreshes() - before < 400, "{}", driver.refreshes() - before);
+}
+
+#[test]
+fn nodes_that_refuse_the_proxy_are_told_as_such() {
+    each_chunking(|mut driver| {
+        driver.cluster.password = Some("secret".to_owned());
+        let client = driver.connect();
+        driver.command(client, "GET a");
+        driver.wait(OP_TIMEOUT);
+        let error = driver.received(client);
+        assert!(error.starts_with("-NOAUTH cluster 'main' refused the proxy: "), "{error}");
+        // One that is merely dead may be the one that would have let us in.
+        driver.cluster.set_health("node-0:1", Health::Refusing);
+        driver.command(client, "GET a");
+        driver.wait(OP_TIMEOUT * 2);
+        assert!(driver.received(client).starts_with("-CLUSTERDOWN "));
+    });
+}
+
+#[test]
 fn a_dead_connection_is_closed_after_a_while_and_a_new_one_serves() {
     each_chunking(|mut driver| {
         let client = driver.connect();

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use slotmesh_engine::config::{ClusterKind, Fraction, Mirror};
+use slotmesh_engine::config::{ClusterKind, Fault, FaultKind, Fraction, Mirror};
 use slotmesh_engine::{Config, MetricKind, documented_metrics};
 use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, each_chunking};
 
@@ -219,6 +219,56 @@ fn however_many_commands_run_a_report_has_at_most_32_latencies_of_each() {
     driver.wait(SECOND);
     assert_eq!(driver.metrics.histogram("command.get.latency").len(), 32);
     assert_eq!(command(&driver, "get"), [1000, 1000, 0]);
+}
+
+#[test]
+fn faults_are_counted_apart_from_errors() {
+    let all = Fraction::ALL;
+    let fault = |kind, command: &str| Fault { kind, fraction: all, commands: vec![command.into()] };
+    let mut driver = with(|config| {
+        config.faults = vec![
+            fault(FaultKind::Error(Duration::ZERO), "get"),
+            fault(FaultKind::Error(SECOND / 10), "set"),
+            fault(FaultKind::Delay(SECOND / 10), "del"),
+        ];
+    });
+    let client = driver.connect();
+    for words in ["GET a", "SET a 1", "DEL a", "EXISTS a"] {
+        driver.command(client, words);
+    }
+    driver.wait(SECOND * 2);
+    let counts = |name: &str| {
+        let faults = ["error_fault", "delay_fault"];
+        let faults = faults.map(|stat| driver.metrics.value(&format!("command.{name}.{stat}")));
+        (command(&driver, name), faults)
+    };
+    assert_eq!(counts("get"), ([1, 0, 0], [1, 0]));
+    assert_eq!(counts("set"), ([1, 0, 0], [1, 1]));
+    assert_eq!(counts("del"), ([1, 1, 0], [0, 1]));
+    assert_eq!(counts("exists"), ([1, 1, 0], [0, 0]));
+}
+
+#[test]
+fn drained_connections_and_redirections_that_lead_too_far_are_counted() {
+    let mut driver = with(|config| {
+        config.max_upstream_unknown_connections = 0;
+        config.clusters[0].refresh_rate = SECOND * 60;
+    });
+    let client = driver.connect();
+    driver.ask(client, "MSET a 1 b 1 c 1");
+    let stranger = driver.cluster.add_node("stranger:1");
+    driver.cluster.move_slot("a", stranger);
+    driver.command(client, "GET a");
+    driver.wait(SECOND * 2);
+    let refused = driver.metrics.value("cluster.main.max_upstream_unknown_connections_reached");
+    assert!(refused > 0);
+    assert_eq!(driver.received(client), "$1 1 ");
+
+    for owner in &mut driver.cluster.owners {
+        *owner = (*owner).min(1);
+    }
+    driver.wait(SECOND * 70);
+    assert_eq!(driver.metrics.value("cluster.main.upstream_cx_drained"), 2);
 }
 
 #[test]

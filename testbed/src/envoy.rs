@@ -39,6 +39,9 @@ pub struct EnvoyOptions {
     pub binary: Option<PathBuf>,
     /// Variables of Envoy's own process.
     pub process_environment: BTreeMap<String, String>,
+    /// Names of variables of Envoy's process that the VM sees as well: their values stay out of the
+    /// bootstrap.
+    pub host_environment: Vec<String>,
     /// Envoy's transport socket towards Redis (`UpstreamTlsContext`); `None` is plaintext.
     pub transport_socket: Option<Value>,
     /// The module; `None` is the one that `make wasm` built.
@@ -66,6 +69,7 @@ impl EnvoyOptions {
             environment: BTreeMap::new(),
             binary: None,
             process_environment: BTreeMap::new(),
+            host_environment: Vec::new(),
             transport_socket: None,
             wasm: None,
             concurrency: 2,
@@ -76,6 +80,25 @@ impl EnvoyOptions {
             bootstrap: None,
         }
     }
+}
+
+/// Envoy's transport socket for TLS towards Redis, which must show a certificate of `authority`, an
+/// Envoy `DataSource`. The bootstrap adds that it must be for the host that is connected to.
+/// `identity` is our own certificate and its key, if Redis asks for one.
+pub fn upstream_tls(authority: &Value, identity: Option<(Value, Value)>) -> Value {
+    let mut context = json!({"validation_context": {"trusted_ca": authority}});
+    if let Some((certificate, key)) = identity {
+        context["tls_certificates"] =
+            json!([{"certificate_chain": certificate, "private_key": key}]);
+    }
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/\
+                      envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": context,
+        },
+    })
 }
 
 /// A running Envoy. Dropping it kills it.
@@ -202,6 +225,7 @@ fn render(listen: SocketAddr, admin: SocketAddr, options: &EnvoyOptions) -> Resu
         .replace("@LISTEN_ADDRESS@", &listen.ip().to_string())
         .replace("@LISTEN_PORT@", &listen.port().to_string())
         .replace("\"@WASM@\"", &serde_json::to_string(&wasm)?)
+        .replace("\"@HOST_ENVIRONMENT@\"", &serde_json::to_string(&options.host_environment)?)
         .replace("\"@ENVIRONMENT@\"", &serde_json::to_string(&options.environment)?)
         .replace("\"@TRANSPORT_SOCKET@\"", &transport_socket.to_string())
         .replace("\"@CONFIGURATION@\"", &serde_json::to_string(options.configuration.as_str())?))
@@ -304,6 +328,7 @@ mod tests {
             "@LISTEN_PORT@",
             "@CONFIGURATION@",
             "@ENVIRONMENT@",
+            "@HOST_ENVIRONMENT@",
             "@TRANSPORT_SOCKET@",
         ] {
             assert!(!text.contains(name), "{name}");

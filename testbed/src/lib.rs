@@ -34,7 +34,7 @@ pub mod walkthrough;
 pub mod wire;
 
 pub use cluster::{ClusterOptions, RedisCluster};
-pub use envoy::{Envoy, EnvoyOptions};
+pub use envoy::{Envoy, EnvoyOptions, upstream_tls};
 pub use host::{Host, HostOptions};
 pub use member::{Member, Role};
 pub use optional::or_skip;

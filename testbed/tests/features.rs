@@ -4,8 +4,10 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +16,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use serde_json::{Value, json};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
-    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer, Security, Tls,
+    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
+    Tls, upstream_tls,
 };
 use support::Client;
 
@@ -207,14 +210,13 @@ fn only_the_right_password_opens_the_nodes_and_none_is_told() {
     const WRONG: &str = "wrong-0815";
     let credentials = json!({"inline_string": WRONG});
     let standalone = json!({"type": "STANDALONE", "auth_password": credentials});
-    for (seeds, words, begin) in [
-        // The topology is not known without a password.
-        (cluster.seeds(), json!({"auth_password": credentials}), "-CLUSTERDOWN "),
-        (vec![single.addr().to_string()], standalone, "-NOAUTH "),
+    for (seeds, words) in [
+        (cluster.seeds(), json!({"auth_password": credentials})),
+        (vec![single.addr().to_string()], standalone),
     ] {
         let envoy = start(&seeds, words);
         let error = ask(&mut Client::connect(envoy.addr()), &["SET", "a", "a"]);
-        assert!(error.starts_with(begin) && error.contains("WRONGPASS"), "{error}");
+        assert!(error.starts_with("-NOAUTH ") && error.contains("WRONGPASS"), "{error}");
         for text in [&error, &envoy.log()] {
             assert!(!text.contains(WRONG) && !text.contains(SECRET), "{text}");
         }
@@ -222,7 +224,7 @@ fn only_the_right_password_opens_the_nodes_and_none_is_told() {
 
     let envoy = start(&cluster.seeds(), json!({}));
     let error = ask(&mut Client::connect(envoy.addr()), &["SET", "a", "a"]);
-    assert!(error.contains("NOAUTH"), "{error}");
+    assert!(error.starts_with("-NOAUTH "), "{error}");
 }
 
 #[test]
@@ -268,20 +270,6 @@ fn certificates(host: &str, last_year: i32) -> Tls {
     Tls { certificate: certificate.pem(), key: key.serialize_pem(), authority: authority.pem() }
 }
 
-/// Envoy's side of it.
-fn upstream_tls(tls: &Tls) -> Value {
-    json!({
-        "name": "envoy.transport_sockets.tls",
-        "typed_config": {
-            "@type": "type.googleapis.com/\
-                      envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {
-                "validation_context": {"trusted_ca": {"inline_string": tls.authority}},
-            },
-        },
-    })
-}
-
 #[test]
 fn a_cluster_is_reached_by_tls() {
     let tls = certificates("127.0.0.1", 4000);
@@ -290,7 +278,7 @@ fn a_cluster_is_reached_by_tls() {
         RedisCluster::start(ClusterOptions { security, ..ClusterOptions::default() }).unwrap();
     let credentials = json!({"auth_password": {"inline_string": SECRET}});
     let mut options = EnvoyOptions::new(one_cluster(&cluster.seeds(), credentials));
-    options.transport_socket = Some(upstream_tls(&tls));
+    options.transport_socket = Some(upstream_tls(&json!({"inline_string": tls.authority}), None));
     let envoy = Envoy::start(options).unwrap();
     let mut client = Client::connect(envoy.addr());
     use_all_shards(&mut client);
@@ -298,6 +286,63 @@ fn a_cluster_is_reached_by_tls() {
     let primaries = cluster.primaries().unwrap();
     cluster.reshard(500, primaries[0], primaries[2]).unwrap();
     use_all_shards(&mut client);
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_program_behind_make_envoy_reaches_a_redis_that_wants_tls_and_a_password() {
+    let tls = certificates("127.0.0.1", 4000);
+    let security = Security { password: Some(SECRET.to_owned()), tls: Some(tls.clone()) };
+    let server = RedisServer::start_secured(security, &[]).unwrap();
+    let port = Port::free().unwrap();
+    let dir = std::env::temp_dir().join(format!("slotmesh-run-{}", port.number()));
+    fs::create_dir_all(&dir).unwrap();
+    let (ca, config) = (dir.join("ca.pem"), dir.join("plugin.json"));
+    fs::write(&ca, &tls.authority).unwrap();
+    let words = json!({
+        "type": "STANDALONE", "auth_password": {"environment_variable": "REDIS_PASSWORD"},
+    });
+    let seeds = [server.addr().to_string()];
+    fs::write(&config, one_cluster(&seeds, words).as_str()).unwrap();
+
+    let start = |password: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slotmesh-run"));
+        command.args(["envoy", "--port", &port.number().to_string(), "--concurrency", "1"]);
+        command.args(["--env", "REDIS_PASSWORD", "--config"]).arg(&config);
+        command.arg("--tls-ca").arg(&ca).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.env_remove("REDIS_PASSWORD");
+        command.envs(password.map(|password| ("REDIS_PASSWORD", password)));
+        command.spawn().unwrap()
+    };
+    let refused = start(None).wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && error.contains("REDIS_PASSWORD is not set"), "{error}");
+
+    let mut running = Running(start(Some(SECRET)));
+    let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines();
+    let mut shown = String::new();
+    let bootstrap = loop {
+        let line = lines.next().unwrap_or_else(|| panic!("it ended: {shown}")).unwrap();
+        shown.push_str(&line);
+        if let Some(path) = line.trim().strip_prefix("bootstrap") {
+            break path.trim().to_owned();
+        }
+    };
+    let mut client = Client::connect(port.addr());
+    use_all_shards(&mut client);
+    let bootstrap = fs::read_to_string(bootstrap).unwrap();
+    assert!(bootstrap.contains("REDIS_PASSWORD") && !bootstrap.contains(SECRET));
+    assert!(!shown.contains(SECRET), "{shown}");
+    fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
@@ -315,7 +360,7 @@ fn refuse_certificate(tls: &Tls, reason: &str) {
     let server = RedisServer::start_secured(security, &[]).unwrap();
     let (relay, connections) = record(server.addr());
     let mut options = EnvoyOptions::new(one_cluster(&[relay.to_string()], json!({})));
-    options.transport_socket = Some(upstream_tls(tls));
+    options.transport_socket = Some(upstream_tls(&json!({"inline_string": tls.authority}), None));
     let envoy = Envoy::start(options).unwrap();
     let mut client = Client::connect(envoy.addr());
     let error = ask(&mut client, &["SET", "plaintext-key", "plaintext-value"]);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 pub use address::Address;
 pub(crate) use redirect::{ErrorReply, Redirection};
+use refresh::VIEWS;
 pub(crate) use refresh::{Outcome, Refresh};
 use shard::Shard;
 pub use slot::{SLOTS, Slot};
@@ -256,16 +257,20 @@ impl Cluster {
             .copied()
     }
 
-    /// Whom to ask for the topology, in random order: all known nodes, then the seeds.
-    pub(crate) fn candidates(&self, rng: &mut Rng) -> Vec<Address> {
-        let mut members: Vec<_> =
-            self.nodes.iter().filter(|node| node.member).map(|node| node.address.clone()).collect();
-        rng.shuffle(&mut members);
+    /// Whom to ask for the topology, in random order: all known nodes, those that cannot be reached
+    /// last, then the seeds. And how many at a time: no dead node, if there are two others.
+    pub(crate) fn candidates(&self, rng: &mut Rng, now: Instant) -> (Vec<Address>, usize) {
+        let mut nodes: Vec<_> = self.nodes.iter().filter(|node| node.member).collect();
+        rng.shuffle(&mut nodes);
+        nodes.sort_by_key(|node| node.is_backing_off(now));
+        let dead = nodes.iter().filter(|node| node.is_backing_off(now)).count();
+        let views = if dead == 0 { VIEWS } else { (nodes.len() - dead).clamp(2, VIEWS) };
+        let mut members: Vec<_> = nodes.into_iter().map(|node| node.address.clone()).collect();
         let mut seeds: Vec<_> =
             self.config.seeds.iter().filter(|seed| !members.contains(seed)).cloned().collect();
         rng.shuffle(&mut seeds);
         members.append(&mut seeds);
-        members
+        (members, views)
     }
 
     /// Makes the node at `address` a member, in the place of one that has left if there is any.
@@ -500,9 +505,10 @@ mod tests {
     #[test]
     fn known_nodes_are_asked_before_seeds() {
         let mut cluster = cluster();
-        assert_eq!(cluster.candidates(&mut Rng::new(1)), [address("seed:1")]);
+        let now = Instant::default();
+        assert_eq!(cluster.candidates(&mut Rng::new(1), now).0, [address("seed:1")]);
         cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]));
-        let candidates = cluster.candidates(&mut Rng::new(1));
+        let (candidates, _) = cluster.candidates(&mut Rng::new(1), now);
         assert_eq!(candidates.len(), 3);
         assert_eq!(candidates[2], address("seed:1"));
     }

@@ -10,12 +10,18 @@ use crate::upstream::ConnectionId;
 
 /// Two refreshes never start closer together than this, whatever asks for them.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
+/// So many rounds in a row are started as close together as that; the next so many at twice the
+/// distance, and so on: what a cluster has not mended soon takes longer.
+const HASTY_ROUNDS: u32 = 200;
+const SLOWEST_HASTE: Duration = Duration::from_millis(500);
+/// When no command has waited for a node for so long, counting begins anew.
+const CALM: Duration = Duration::from_secs(2);
 /// Pauses between rounds in which no node answered: doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many nodes are asked in a round, where there are so many: one of them may be behind.
-const VIEWS: usize = 3;
+pub(super) const VIEWS: usize = 3;
 /// How long the first answer waits for others to agree or to differ.
 const GRACE: Duration = Duration::from_millis(200);
 /// When to ask again after nodes have told different things.
@@ -35,6 +41,9 @@ pub(crate) struct Refresh {
     failures: u32,
     /// Redirections since the last round started.
     redirections: u32,
+    /// When a command last had to wait for a node, and rounds started since there was calm.
+    last_hurry: Option<Instant>,
+    hasty_rounds: u32,
     /// Why each node of the last failed round gave no topology.
     reasons: Vec<String>,
 }
@@ -45,6 +54,8 @@ pub(crate) struct Refresh {
 pub(crate) struct Round {
     /// Nodes still to be asked, the next one last.
     candidates: Vec<Address>,
+    /// So many views are enough.
+    wanted: usize,
     asked: Vec<Asked>,
     /// What has been answered.
     views: Vec<Topology>,
@@ -108,6 +119,21 @@ impl Refresh {
         self.ask_at(earliest.max(now));
     }
 
+    /// A command waits for a node that is not there: perhaps another one takes its place, and then
+    /// every moment counts.
+    pub(crate) fn hurry_for_waiting(&mut self, now: Instant) {
+        if self.failures > 0 {
+            return; // The next round is on its way, at the pace of those that get no answer.
+        }
+        if self.last_hurry.is_none_or(|last| now.saturating_duration_since(last) > CALM) {
+            self.hasty_rounds = 0;
+        }
+        self.last_hurry = Some(now);
+        let haste = SHORTEST_INTERVAL.saturating_mul(1 + self.hasty_rounds / HASTY_ROUNDS);
+        let earliest = self.last_start.map_or(now, |last| last + haste.min(SLOWEST_HASTE));
+        self.ask_at(earliest.max(now));
+    }
+
     /// The next moment at which [`Self::is_due`] or a round's deadline has something to say.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.round {
@@ -126,13 +152,14 @@ impl Refresh {
         self.next = None;
     }
 
-    /// Starts a round over `candidates`, the first ones first.
-    pub(crate) fn start(&mut self, mut candidates: Vec<Address>, now: Instant) {
+    /// Starts a round over `candidates`, the first ones first; `views` of them are asked at a time.
+    pub(crate) fn start(&mut self, mut candidates: Vec<Address>, views: usize, now: Instant) {
         candidates.reverse();
         self.next = None;
         self.last_start = Some(now);
         self.redirections = 0;
-        self.round = Some(Round { candidates, ..Round::default() });
+        self.hasty_rounds = self.hasty_rounds.saturating_add(1);
+        self.round = Some(Round { candidates, wanted: views, ..Round::default() });
     }
 
     pub(crate) fn round_mut(&mut self) -> Option<&mut Round> {
@@ -177,6 +204,16 @@ impl Refresh {
         self.failures
     }
 
+    /// Whether the nodes of the last round wanted other credentials, or none of ours.
+    pub(crate) fn is_denied(&self) -> bool {
+        let denied = |reason: &String| {
+            ["NOAUTH", "WRONGPASS", "NOPERM"]
+                .iter()
+                .any(|code| reason.contains(&format!("'{code} ")))
+        };
+        !self.reasons.is_empty() && self.reasons.iter().all(denied)
+    }
+
     /// Why the last round failed: each node asked and its reason.
     pub(crate) fn reasons(&self) -> String {
         self.reasons.join("; ")
@@ -193,7 +230,7 @@ impl Refresh {
 impl Round {
     /// The next node to ask; `None` if enough are asked, or none is left.
     pub(crate) fn next_candidate(&mut self) -> Option<Address> {
-        if self.asked.len() + self.views.len() >= VIEWS {
+        if self.asked.len() + self.views.len() >= self.wanted {
             return None;
         }
         self.candidates.pop()

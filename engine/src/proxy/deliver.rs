@@ -100,7 +100,10 @@ impl Proxy {
         let mut clusters = request.clusters().filter_map(|index| self.clusters.get(index));
         if let Some(cluster) = clusters.find(|cluster| !cluster.is_known()) {
             let (name, reasons) = (&cluster.config.name, cluster.refresh.reasons());
-            let text = format!("CLUSTERDOWN no node of cluster '{name}' answers: {reasons}");
+            let text = match cluster.refresh.is_denied() {
+                true => format!("NOAUTH cluster '{name}' refused the proxy: {reasons}"),
+                false => format!("CLUSTERDOWN no node of cluster '{name}' answers: {reasons}"),
+            };
             encode::error(out, text.as_bytes());
         } else if request.held > 0 && !request.refusal.is_empty() {
             encode::error(out, &request.refusal);

@@ -82,7 +82,12 @@ impl Proxy {
         };
         match connection {
             Some(connection) => self.push(connection, sub_request, command, leave, now),
-            None => self.hold(sub_request, command, now),
+            None => {
+                if let Some(cluster) = self.clusters.get_mut(cluster) {
+                    cluster.refresh.hurry_for_waiting(now);
+                }
+                self.hold(sub_request, command, now);
+            }
         }
     }
 

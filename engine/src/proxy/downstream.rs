@@ -292,7 +292,11 @@ impl Proxy {
         if in_multi && support.is_queued() {
             return self.queue(id, command, support);
         }
-        match self.draw_fault(frame) {
+        let fault = self.draw_fault(frame);
+        if let Some(fault) = fault {
+            self.stats.note_fault(spec, fault);
+        }
+        match fault {
             None => {}
             Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
             Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
@@ -505,8 +509,11 @@ impl Proxy {
         } else {
             let nowhere = Part { cluster: 0, slot: None, policy: command.policy, redirections: 0 };
             let owner = Owner::Session(id);
-            if let Some(request) = self.begin(owner, command, State::Whole(nowhere), now) {
-                self.delay(request, &error, now + delay);
+            if let Some(id) = self.begin(owner, command, State::Whole(nowhere), now) {
+                if let Some(request) = self.requests.get_mut(id) {
+                    request.tally = None;
+                }
+                self.delay(id, &error, now + delay);
             }
         }
         self.buffers.recycle(error);

@@ -21,8 +21,8 @@ impl Proxy {
                 // Nobody uses the cluster: the next client will start again.
                 cluster.refresh.rest();
             } else {
-                let candidates = cluster.candidates(&mut self.rng);
-                cluster.refresh.start(candidates, now);
+                let (candidates, views) = cluster.candidates(&mut self.rng, now);
+                cluster.refresh.start(candidates, views, now);
                 self.ask_candidates(index, now);
                 self.conclude(index, now);
             }

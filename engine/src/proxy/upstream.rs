@@ -123,8 +123,8 @@ impl Proxy {
     pub(super) fn close_if_drained(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
         if connection.draining && connection.pipeline.is_empty() {
+            self.stats.upstream(connection.cluster).upstream_cx_drained += 1;
             self.forget_shared(id);
-            self.stats.touch();
             self.connections.remove(id);
             self.outputs.push_back(Queued::CloseUpstream(id));
         }
@@ -311,10 +311,14 @@ impl Proxy {
         }
         let cluster = self.cluster_of(from)?;
         cluster.refresh.note_redirection(now, &cluster.config);
+        let Some(node) = cluster.find_or_learn(&target) else {
+            let cluster = self.connections.get(from)?.cluster;
+            self.stats.upstream(cluster).max_upstream_unknown_connections_reached += 1;
+            return None;
+        };
         if leave == Leave::Owner && cluster.learn(to.slot, &target)? {
             self.epoch += 1;
         }
-        let node = self.cluster_of(from)?.find_or_learn(&target)?;
         self.send_to(node, sub_request, command, leave, now);
         Some(())
     }

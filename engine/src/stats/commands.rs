@@ -30,8 +30,10 @@ pub(super) struct CommandStats {
     pub(super) total: u64,
     pub(super) success: u64,
     pub(super) error: u64,
+    pub(super) error_fault: u64,
+    pub(super) delay_fault: u64,
     pub(super) latency: Histogram,
-    pub(super) reported: [u64; 3],
+    pub(super) reported: [u64; 5],
 }
 
 impl Row {
@@ -83,11 +85,14 @@ impl Commands {
 impl CommandStats {
     fn new(name: &'static str) -> Self {
         let latency = Histogram::new();
-        Self { name, total: 0, success: 0, error: 0, latency, reported: [0; 3] }
+        let (total, success, error, error_fault, delay_fault) = (0, 0, 0, 0, 0);
+        let reported = [0; 5];
+        Self { name, total, success, error, error_fault, delay_fault, latency, reported }
     }
 
-    pub(super) fn counters(&self) -> [u64; 3] {
-        [self.total, self.success, self.error]
+    /// The last two are counted of clients' commands only.
+    pub(super) fn counters(&self) -> [u64; 5] {
+        [self.total, self.success, self.error, self.error_fault, self.delay_fault]
     }
 
     /// Counts a reply that came after `latency`.

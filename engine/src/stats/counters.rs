@@ -79,6 +79,10 @@ counters! {
         upstream_cx_connect_fail = "upstream_cx_connect_fail";
         /// Connections not opened because their node had been connected to too often in that second.
         connection_rate_limited = "connection_rate_limited";
+        /// Connections closed when their last reply had come, their node having left the cluster.
+        upstream_cx_drained = "upstream_cx_drained";
+        /// Redirections not followed because too many nodes are known from redirections alone.
+        max_upstream_unknown_connections_reached = "max_upstream_unknown_connections_reached";
         /// Commands, and parts of split ones, that were put on a connection, once for each try.
         upstream_rq_total = "upstream_rq_total";
         /// Commands sent again after a node or a connection had failed them.

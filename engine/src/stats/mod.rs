@@ -20,6 +20,7 @@ pub(crate) use report::{ClusterGauges, DownstreamGauges, NodeGauges};
 use report::{Nodes, Reported};
 
 use crate::command::CommandSpec;
+use crate::config::FaultKind;
 use crate::time::Instant;
 
 /// Time from the first change to the report of all that have come by then.
@@ -125,6 +126,20 @@ impl Recorder {
         }
         self.touch();
         tally
+    }
+
+    /// A client's command meets a fault; one that is not executed counts as nothing else.
+    pub(crate) fn note_fault(&mut self, spec: &CommandSpec, fault: FaultKind) {
+        let Some(command) = self.commands.entry(Row::of(spec)) else { return };
+        let (is_error, delay) = match fault {
+            FaultKind::Error(delay) => (true, delay),
+            FaultKind::Delay(delay) => (false, delay),
+        };
+        // One that is answered later has begun, and counts then.
+        command.total += u64::from(is_error && delay.is_zero());
+        command.error_fault += u64::from(is_error);
+        command.delay_fault += u64::from(!delay.is_zero());
+        self.touch();
     }
 
     /// What a command counts as that no client waits for.

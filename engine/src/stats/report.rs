@@ -147,7 +147,7 @@ gauges! {
 }
 
 /// Counters of each command, downstream and upstream; in the order of [`CommandStats::counters`].
-const COMMAND_NAMES: [&str; 3] = ["total", "success", "error"];
+const COMMAND_NAMES: [&str; 5] = ["total", "success", "error", "error_fault", "delay_fault"];
 const UPSTREAM_COMMAND_NAMES: [&str; 3] = ["total", "success", "failure"];
 const LATENCY: &str = "latency";
 
@@ -326,7 +326,7 @@ impl<F: FnMut(&Metric<'_>, Change) -> bool> Offer<'_, F> {
     fn commands<'a>(
         &mut self,
         commands: &mut Commands,
-        names: &[&'static str; 3],
+        names: &[&'static str],
         place: impl Fn(u16, &'static str) -> (Scope, Path<'a>),
     ) {
         for (number, command) in (0..).zip(commands.entries_mut()) {

@@ -6,12 +6,15 @@ mod demo;
 mod walk;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use slotmesh_testbed::{Envoy, EnvoyOptions, Host, HostOptions, PluginConfig, locate, wait};
+use serde_json::{Value, json};
+use slotmesh_testbed::{
+    Envoy, EnvoyOptions, Host, HostOptions, PluginConfig, locate, upstream_tls, wait,
+};
 
 /// Runs Slotmesh before a Redis Cluster.
 #[derive(Parser)]
@@ -45,6 +48,18 @@ enum Action {
         /// Port of Envoy's admin interface on loopback; a free one if not given.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         admin_port: Option<u16>,
+        /// Variables of this environment that the configuration's secrets are read from.
+        #[arg(long, value_delimiter = ',')]
+        env: Vec<String>,
+        /// A file with the authorities of Redis' certificates: nodes are reached by TLS.
+        #[arg(long)]
+        tls_ca: Option<PathBuf>,
+        /// A file with a certificate to show to Redis.
+        #[arg(long, requires_all = ["tls_ca", "tls_key"])]
+        tls_cert: Option<PathBuf>,
+        /// A file with that certificate's key.
+        #[arg(long, requires = "tls_cert")]
+        tls_key: Option<PathBuf>,
     },
     /// Runs our own host with the module before an existing Redis Cluster until interrupted.
     Host {
@@ -90,10 +105,7 @@ impl ProxyArgs {
         (self.bind, self.port).into()
     }
 
-    /// The configuration to run with, its seeds checked.
-    ///
-    /// A seed that does not answer is a warning, even if none does: a proxy may be started before
-    /// the Redis it stands for, and connects once there is one.
+    /// The configuration to run with.
     fn configuration(&self) -> Result<PluginConfig> {
         let config = match &self.config {
             Some(path) => PluginConfig::from_file(path).context("CONFIG")?,
@@ -107,7 +119,6 @@ impl ProxyArgs {
         }
         let seeds = config.seeds()?;
         ensure!(!seeds.is_empty(), "there is no seed: set SEEDS=host:port,host:port");
-        check::warn_of_unreachable(&seeds);
         Ok(config)
     }
 }
@@ -127,12 +138,27 @@ fn run(action: Action) -> Result<()> {
     match action {
         Action::Demo => demo::run(),
         Action::Compare { output, only } => compare::run(&output, &only),
-        Action::Envoy { proxy, concurrency, admin_port } => {
+        Action::Envoy { proxy, concurrency, admin_port, env, tls_ca, tls_cert, tls_key } => {
             check::is_free("PORT", proxy.listen())?;
             if let Some(port) = admin_port {
                 check::is_free("ADMIN_PORT", (Ipv4Addr::LOCALHOST, port).into())?;
             }
+            for name in &env {
+                ensure!(std::env::var_os(name).is_some(), "ENV: {name} is not set");
+            }
             let mut options = EnvoyOptions::new(proxy.configuration()?);
+            options.host_environment = env;
+            if tls_ca.is_none() {
+                warn_of_unreachable(&options.configuration)?;
+            }
+            if let Some(ca) = tls_ca {
+                let identity = tls_cert.zip(tls_key);
+                let identity = match &identity {
+                    Some((cert, key)) => Some((file(cert)?, file(key)?)),
+                    None => None,
+                };
+                options.transport_socket = Some(upstream_tls(&file(&ca)?, identity));
+            }
             options.concurrency = concurrency;
             options.listen = Some(proxy.listen());
             options.admin_port = admin_port;
@@ -149,6 +175,7 @@ fn run(action: Action) -> Result<()> {
         Action::Host { proxy } => {
             check::is_free("PORT", proxy.listen())?;
             let mut options = HostOptions::new(proxy.configuration()?);
+            warn_of_unreachable(&options.configuration)?;
             options.listen = Some(proxy.listen());
             eprintln!("starting slotmesh-host");
             let host = Host::start(options)?;
@@ -162,6 +189,19 @@ fn run(action: Action) -> Result<()> {
 fn announce(addr: SocketAddr) {
     eprintln!("serving on {addr}; Ctrl-C stops it");
     eprintln!("  try        redis-cli -p {} SET a a", addr.port());
+}
+
+/// A seed that does not answer is a warning, even if none does: a proxy may be started before the
+/// Redis it stands for, and connects once there is one.
+fn warn_of_unreachable(config: &PluginConfig) -> Result<()> {
+    check::warn_of_unreachable(&config.seeds()?);
+    Ok(())
+}
+
+/// A file as Envoy's DataSource.
+fn file(path: &Path) -> Result<Value> {
+    let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    Ok(json!({"filename": path}))
 }
 
 /// Where the bootstrap stays to be read: one file for each port, so that two can run.

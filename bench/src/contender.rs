@@ -2,6 +2,7 @@
 //! that is given by its address.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
@@ -25,6 +26,13 @@ pub(crate) struct Contender {
     _envoy: Option<Envoy>,
 }
 
+/// Another build of the module: `name=path`.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    name: String,
+    path: PathBuf,
+}
+
 /// A proxy that runs already: `name=host:port`, or `name=host:port,pid`.
 #[derive(Clone, Debug)]
 pub(crate) struct Other {
@@ -34,16 +42,24 @@ pub(crate) struct Other {
 }
 
 impl Contender {
-    /// Both Envoys of a profile, with one worker each.
-    pub(crate) fn start_both(
+    /// The Envoys of a profile, with one worker each: redis_proxy, the module that `make wasm`
+    /// built, and other builds of it.
+    pub(crate) fn start_all(
         profile: Profile,
+        modules: &[Module],
         cluster: &RedisCluster,
         mirror: &RedisServer,
     ) -> Result<Vec<Self>> {
-        Ok(vec![
+        let slotmesh = slotmesh(profile, cluster, mirror);
+        let mut all = vec![
             Self::start(NATIVE_NAME, native(profile, cluster, mirror))?,
-            Self::start("slotmesh", slotmesh(profile, cluster, mirror))?,
-        ])
+            Self::start("slotmesh", slotmesh.clone())?,
+        ];
+        for Module { name, path } in modules {
+            let wasm = Some(path.clone());
+            all.push(Self::start(name, EnvoyOptions { wasm, ..slotmesh.clone() })?);
+        }
+        Ok(all)
     }
 
     fn start(name: &str, mut options: EnvoyOptions) -> Result<Self> {
@@ -57,6 +73,15 @@ impl Contender {
 impl From<&Other> for Contender {
     fn from(other: &Other) -> Self {
         Self { name: other.name.clone(), addr: other.addr, pid: other.pid, _envoy: None }
+    }
+}
+
+impl FromStr for Module {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, path) = text.split_once('=').context("it must be name=path")?;
+        Ok(Self { name: name.to_owned(), path: path.into() })
     }
 }
 

@@ -21,7 +21,7 @@ use clap::Parser;
 use serde_json::json;
 use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer, wait};
 
-use contender::{Contender, Other};
+use contender::{Contender, Module, Other};
 use generator::Generator;
 use load::{Load, Profile};
 use measure::{Plan, Series};
@@ -40,6 +40,9 @@ struct Cli {
     /// Rounds for each load; their median counts.
     #[arg(long)]
     rounds: Option<usize>,
+    /// One more build of the module, to see what a change is worth: name=path.
+    #[arg(long)]
+    module: Vec<Module>,
     /// One more proxy before a cluster of its own choosing: name=host:port[,pid].
     #[arg(long)]
     other: Vec<Other>,
@@ -79,7 +82,7 @@ fn run(cli: &Cli) -> Result<()> {
     wait::stop_on_signals()?;
     let (plan, loads) = (cli.plan(), cli.loads());
     ensure!(!loads.is_empty(), "no load has such a name");
-    eprintln!("bench: starting six Redis nodes, a mirror, and two Envoys for each configuration");
+    eprintln!("bench: starting six Redis nodes, a mirror, and the Envoys");
     let cluster = RedisCluster::start(ClusterOptions {
         // Nothing but the proxies is to be slow.
         redis_args: ["--appendonly", "no", "--save", ""].map(str::to_owned).to_vec(),
@@ -92,7 +95,7 @@ fn run(cli: &Cli) -> Result<()> {
         if loads.peek().is_none() {
             continue;
         }
-        let mut contenders = Contender::start_both(profile, &cluster, &mirror)?;
+        let mut contenders = Contender::start_all(profile, &cli.module, &cluster, &mirror)?;
         if profile == Profile::Plain {
             contenders.extend(cli.other.iter().map(Contender::from));
         }

@@ -53,6 +53,9 @@ pub enum Output<'a> {
         /// The client.
         session: SessionId,
     },
+    /// Call [`Proxy::flush`](crate::Proxy::flush) once the events that are at hand have been handled:
+    /// more commands for the same nodes may be among them.
+    FlushSoon,
     /// Show what has been counted: see [`Proxy::report_stats`](crate::Proxy::report_stats).
     ReportStats,
     /// Tell the operator. The text never holds keys, values or credentials.
@@ -83,6 +86,7 @@ pub(crate) enum Queued {
     CloseDownstream(SessionId),
     PauseDownstream(SessionId),
     ResumeDownstream(SessionId),
+    FlushSoon,
     ReportStats,
     Log(LogLevel, String),
 }

@@ -86,6 +86,26 @@ fn everything_that_one_read_brings_for_a_node_leaves_in_one_write() {
 }
 
 #[test]
+fn what_many_clients_send_to_a_busy_node_leaves_in_one_write() {
+    each_chunking(|mut driver| {
+        let clients: Vec<_> = (0..100).map(|_| driver.connect()).collect();
+        assert_eq!(driver.ask(clients[0], "SET a 1"), "+OK ");
+        let node = driver.cluster.owner("a");
+        let before = driver.writes[&node];
+        for client in &clients {
+            driver.send_unsettled(*client, encode("APPEND a x"));
+        }
+        let at_once = driver.writes[&node] - before;
+        assert!(at_once < 40, "{at_once} of 100 did not wait for the others");
+        driver.settle();
+        assert_eq!(driver.writes[&node] - before, at_once + 1);
+        for (number, client) in clients.iter().enumerate() {
+            assert_eq!(driver.received(*client), format!(":{} ", number + 2));
+        }
+    });
+}
+
+#[test]
 fn what_a_client_is_owed_when_it_leaves_goes_to_nobody() {
     each_chunking(|mut driver| {
         let leaving = driver.connect();

@@ -67,6 +67,9 @@ unsafe extern "C" {
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_close_stream(stream: u32) -> u32;
+    fn proxy_register_shared_queue(name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_enqueue_shared_queue(id: u32, data: *const u8, size: usize) -> u32;
+    fn proxy_dequeue_shared_queue(id: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
@@ -225,6 +228,25 @@ pub(crate) fn close_stream(stream: u32) -> u32 {
     unsafe { proxy_close_stream(stream) }
 }
 
+pub(crate) fn register_queue(name: &[u8]) -> Result<u32, u32> {
+    let mut id = 0;
+    // SAFETY: the host reads the name and writes `id`, both during the call.
+    let status = unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &mut id) };
+    if status == STATUS_OK { Ok(id) } else { Err(status) }
+}
+
+pub(crate) fn enqueue(id: u32, data: &[u8]) -> u32 {
+    // SAFETY: the host only reads `data`, during the call.
+    unsafe { proxy_enqueue_shared_queue(id, data.as_ptr(), data.len()) }
+}
+
+pub(crate) fn dequeue(id: u32) -> Result<HostBytes, u32> {
+    receive(|data, size| {
+        // SAFETY: `data` and `size` are valid for the host to write to during the call.
+        unsafe { proxy_dequeue_shared_queue(id, data, size) }
+    })
+}
+
 pub(crate) fn define_metric(kind: u32, name: &str) -> Result<u32, u32> {
     let mut id = 0;
     // SAFETY: the host reads the name and writes `id`, both during the call.
@@ -325,6 +347,12 @@ extern "C" fn proxy_on_configure(root: u32, configuration_size: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(root: u32) {
     plugin::on_tick(root);
+}
+
+/// What was put into a queue of a root context's can be taken out.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_queue_ready(root: u32, _queue: u32) {
+    plugin::on_queue_ready(root);
 }
 
 /// A client has sent bytes.

@@ -126,6 +126,21 @@ pub(crate) fn send(token: u32, message: &[u8]) -> Result<(), HostError> {
     check(abi::grpc_send(token, message))
 }
 
+/// A queue of this root context's own; returns its id.
+pub(crate) fn register_queue(name: &str) -> Result<u32, HostError> {
+    abi::register_queue(name.as_bytes()).map_err(HostError)
+}
+
+/// Has the host report the queue to its root context after the events that it has at hand.
+pub(crate) fn wake(queue: u32) -> Result<(), HostError> {
+    check(abi::enqueue(queue, b""))
+}
+
+/// Empties a queue that the host has reported.
+pub(crate) fn awaken(queue: u32) {
+    let _ = abi::dequeue(queue);
+}
+
 /// Resets a stream; no event follows.
 pub(crate) fn cancel(token: u32) {
     // Fails only for streams that are gone.

@@ -195,6 +195,12 @@ pub(crate) fn on_tick(root: u32) {
     });
 }
 
+pub(crate) fn on_queue_ready(root: u32) {
+    with_plugins(move |plugins| {
+        plugins.route(root, |router, tokens| router.on_queue_ready(tokens));
+    });
+}
+
 pub(crate) fn on_downstream_data(context: u32, size: usize) {
     with_plugins(move |plugins| {
         let Some(Client { root, session }) = plugins.clients.get(&context).copied() else { return };

@@ -18,6 +18,8 @@ pub(crate) struct Router {
     /// Tokens by the index of their connection.
     nodes: Vec<Option<(ConnectionId, u32)>>,
     metrics: Metrics,
+    /// By which the host calls back after the events that it has at hand; `None` if it cannot.
+    queue: Option<u32>,
     /// When the next tick comes, if one has been asked for.
     tick_at: Option<Instant>,
 }
@@ -39,6 +41,7 @@ enum Event {
     Read(SessionId, Vec<u8>),
     Failed(ConnectionId, String),
     StatsDue,
+    Flush,
 }
 
 impl Router {
@@ -48,6 +51,8 @@ impl Router {
             clients: Vec::new(),
             nodes: Vec::new(),
             metrics: Metrics::default(),
+            // Each worker needs a name of its own: the host calls the one that came last.
+            queue: host::register_queue(&format!("slotmesh-{:016x}", host::random())).ok(),
             tick_at: None,
         }
     }
@@ -164,6 +169,15 @@ impl Router {
         }
     }
 
+    /// The events that the host had at hand have been handled.
+    pub(crate) fn on_queue_ready(&mut self, tokens: &mut Tokens<'_>) {
+        if let Some(queue) = self.queue {
+            host::awaken(queue);
+        }
+        self.proxy.flush();
+        self.obey(host::now(), tokens);
+    }
+
     /// The root context ends, and with it what its gauges tell of.
     pub(crate) fn retire(mut self) {
         self.metrics.report_last(&mut self.proxy);
@@ -184,6 +198,11 @@ impl Router {
                 match event {
                     Event::Read(session, bytes) => {
                         self.proxy.handle_downstream_data(session, &bytes, now);
+                    }
+                    Event::Flush => {
+                        if self.queue.is_none_or(|queue| host::wake(queue).is_err()) {
+                            self.proxy.flush();
+                        }
                     }
                     Event::StatsDue => self.metrics.report(&mut self.proxy),
                     Event::Failed(connection, reason) => {
@@ -278,6 +297,7 @@ fn carry_out(
                 host::set_effective_context(client.context).and_then(|()| take_unread(client));
             Some(Event::Read(session, unread.ok()??))
         }
+        Output::FlushSoon => Some(Event::Flush),
         Output::ReportStats => Some(Event::StatsDue),
         Output::Log { level, message } => {
             let level = match level {

@@ -20,6 +20,8 @@ pub(crate) enum Status {
     ParseFailure = 4,
     /// A pointer outside the guest's memory, or a guest out of memory.
     InvalidMemoryAccess = 6,
+    /// Nothing in the queue.
+    Empty = 7,
     /// The host could not do it, although the arguments are right.
     InternalFailure = 10,
     /// The ABI has it, Envoy does not.

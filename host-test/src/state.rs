@@ -10,7 +10,7 @@ use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use crate::{
     abi::{BufferType, GrpcStatus, MapType, Status},
-    calls::metrics::Metrics,
+    calls::{metrics::Metrics, queue::Queues},
     clock::Clock,
     config::{Config, Role},
     headers::Headers,
@@ -27,6 +27,7 @@ pub(crate) struct State {
     pub(crate) clock: Clock,
     pub(crate) random: Random,
     pub(crate) metrics: Metrics,
+    pub(crate) queues: Queues,
     pub(crate) limiter: Limiter,
     pub(crate) memory: Option<Memory>,
     pub(crate) allocate: Option<TypedFunc<u32, u32>>,
@@ -82,6 +83,10 @@ pub(crate) enum Deferred {
     CancelStream {
         token: u32,
     },
+    /// Tell the guest that there is something in its queue.
+    QueueReady {
+        queue: u32,
+    },
     /// Tell the guest that a stream ended.
     StreamClosed {
         token: u32,
@@ -97,6 +102,7 @@ impl State {
             clock,
             random: Random::new(config.seed),
             metrics: Metrics::default(),
+            queues: Queues::default(),
             limiter: Limiter { limit: config.memory_limit },
             config,
             memory: None,

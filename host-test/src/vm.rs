@@ -259,6 +259,7 @@ pub(crate) struct Exports {
     on_vm_start: Export<(u32, u32), u32>,
     on_configure: Export<(u32, u32), u32>,
     pub(crate) on_tick: Export<u32, ()>,
+    pub(crate) on_queue_ready: Export<(u32, u32), ()>,
     pub(crate) on_new_connection: Export<u32, u32>,
     pub(crate) on_downstream_data: Export<(u32, u32, u32), u32>,
     pub(crate) on_downstream_connection_close: Export<(u32, u32), ()>,
@@ -292,6 +293,7 @@ impl Exports {
             on_vm_start: export(store, instance, "proxy_on_vm_start")?,
             on_configure: export(store, instance, "proxy_on_configure")?,
             on_tick: export(store, instance, "proxy_on_tick")?,
+            on_queue_ready: export(store, instance, "proxy_on_queue_ready")?,
             on_new_connection: export(store, instance, "proxy_on_new_connection")?,
             on_downstream_data: export(store, instance, "proxy_on_downstream_data")?,
             on_downstream_connection_close: export(

@@ -11,6 +11,19 @@ use support::{OP_TIMEOUT, Script, World, address, bulk, replies, slot, words};
 const KEYS: [&str; 3] = ["b", "c", "a"];
 
 #[test]
+fn what_a_busy_node_is_sent_together_is_executed_in_order() {
+    let mut world = World::new();
+    let client = world.client_of("b");
+    world.script(0, |script| script.delay = Duration::from_millis(100));
+    for number in 0..200 {
+        world.simulation.send(client, words(&format!("APPEND b {}", number % 10)));
+    }
+    world.simulation.advance(Duration::from_secs(1));
+    let expected: String = (1..=200).map(|length| format!(":{length}\r\n")).collect();
+    assert_eq!(world.take(client), expected);
+}
+
+#[test]
 fn replies_keep_the_order_of_the_commands_though_nodes_answer_late() {
     let mut world = World::new();
     for (node, delay) in [300, 100, 0].into_iter().enumerate() {

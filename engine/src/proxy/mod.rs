@@ -47,6 +47,10 @@ use crate::upstream::{Connection, ConnectionId};
 /// How often connections are looked over for nodes that have fallen silent.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Commands under way on a connection from which on those of several clients are written together.
+/// Below it few would be, and each would wait for nothing.
+const BUSY: usize = 32;
+
 /// The proxy of one worker, as a state machine.
 ///
 /// Its methods are of four kinds:
@@ -81,6 +85,8 @@ pub struct Proxy {
     /// Bytes in all clients' transactions.
     transaction_bytes: usize,
     outputs: VecDeque<Queued>,
+    /// Connections whose unwritten bytes wait for [`Self::flush`].
+    corked: Vec<ConnectionId>,
     /// Parked sessions that may read on.
     resumable: VecDeque<SessionId>,
     buffers: Buffers,
@@ -154,6 +160,7 @@ impl Proxy {
             transaction_bytes: 0,
             now: Instant::default(),
             outputs: VecDeque::new(),
+            corked: Vec::new(),
             resumable: VecDeque::new(),
             buffers: Buffers::default(),
             input_bytes: 0,
@@ -194,6 +201,12 @@ impl Proxy {
             self.outputs.push_back(Queued::ReportStats);
         }
         self.settle(now);
+    }
+
+    /// The events that were at hand have been handled: what is to be written to busy nodes is
+    /// written now, that of all clients at once. See [`Output::FlushSoon`].
+    pub fn flush(&mut self) {
+        self.outputs.extend(self.corked.drain(..).map(Queued::WriteUpstream));
     }
 
     /// When [`Self::handle_timeout`] wants to be called at the latest; `None`: not before
@@ -245,6 +258,7 @@ impl Proxy {
             Queued::CloseDownstream(session) => Some(Output::CloseDownstream { session }),
             Queued::PauseDownstream(session) => Some(Output::PauseDownstream { session }),
             Queued::ResumeDownstream(session) => Some(Output::ResumeDownstream { session }),
+            Queued::FlushSoon => Some(Output::FlushSoon),
             Queued::ReportStats => Some(Output::ReportStats),
             Queued::Log(level, message) => Some(Output::Log { level, message }),
         }
@@ -284,7 +298,10 @@ impl Proxy {
             Queued::CloseDownstream(id)
             | Queued::PauseDownstream(id)
             | Queued::ResumeDownstream(id) => self.sessions.get(*id).is_some(),
-            Queued::CloseUpstream(_) | Queued::ReportStats | Queued::Log(..) => true,
+            Queued::CloseUpstream(_)
+            | Queued::FlushSoon
+            | Queued::ReportStats
+            | Queued::Log(..) => true,
         }
     }
 
@@ -298,10 +315,18 @@ impl Proxy {
     fn queue_write_upstream(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let has_unwritten = connection.pipeline.has_unwritten();
-        if connection.open && has_unwritten && !connection.write_queued {
-            connection.write_queued = true;
-            self.outputs.push_back(Queued::WriteUpstream(id));
+        if !connection.open || !has_unwritten || connection.write_queued {
+            return;
         }
+        connection.write_queued = true;
+        if connection.pipeline.len() < BUSY {
+            self.outputs.push_back(Queued::WriteUpstream(id));
+            return;
+        }
+        if self.corked.is_empty() {
+            self.outputs.push_back(Queued::FlushSoon);
+        }
+        self.corked.push(id);
     }
 
     fn log(&mut self, level: LogLevel, message: String) {

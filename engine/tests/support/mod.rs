@@ -44,6 +44,8 @@ pub struct Driver {
     pub opened: BTreeMap<String, usize>,
     /// What the proxy has reported of what it counts.
     pub metrics: Metrics,
+    /// The proxy waits for the events at hand to be handled.
+    flush_soon: bool,
     clients: Vec<Client>,
     links: Vec<Link>,
 }
@@ -96,6 +98,7 @@ impl Driver {
             writes: BTreeMap::new(),
             opened: BTreeMap::new(),
             metrics: Metrics::default(),
+            flush_soon: false,
             clients: Vec::new(),
             links: Vec::new(),
         }
@@ -219,6 +222,10 @@ impl Driver {
     pub fn settle(&mut self) {
         self.obey();
         for _ in 0..10_000 {
+            if std::mem::take(&mut self.flush_soon) {
+                self.proxy.flush();
+                self.obey();
+            }
             let progress = self.establish() | self.exchange();
             self.obey();
             if !progress {
@@ -338,6 +345,7 @@ impl Driver {
                     client.paused = false;
                     resumed.push((session, std::mem::take(&mut client.unread)));
                 }
+                Output::FlushSoon => self.flush_soon = true,
                 Output::ReportStats => report = true,
                 Output::Log { message, .. } => self.log.push(message),
             }

@@ -10,6 +10,7 @@ mod header;
 mod log;
 pub(crate) mod metrics;
 mod property;
+pub(crate) mod queue;
 mod stream;
 mod time;
 mod wasi;
@@ -28,6 +29,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
         log::link,
         metrics::link,
         property::link,
+        queue::link,
         stream::link,
         time::link,
         wasi::link,

@@ -261,6 +261,9 @@ impl Host {
             Deferred::SendMessage { token, message } => self.send(UpstreamId(token), &message),
             Deferred::FinishStream { token } => self.finish(UpstreamId(token)),
             Deferred::CancelStream { token } => self.forget_upstream(UpstreamId(token)),
+            Deferred::QueueReady { queue } => {
+                self.enter_router(|exports| &exports.on_queue_ready, ROOT, (ROOT, queue));
+            }
             Deferred::StreamClosed { token, status, why } => {
                 self.tell_stream_closed(token, status, why);
             }

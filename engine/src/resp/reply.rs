@@ -1,6 +1,6 @@
 //! Views on one complete reply frame.
 
-use memchr::memmem;
+use memchr::memchr_iter;
 
 use super::number::parse_decimal;
 use super::scan::value_len;
@@ -91,7 +91,9 @@ impl<'a> Reply<'a> {
 
     fn with_first_line(bytes: &'a [u8]) -> Self {
         let kind = bytes.first().and_then(|&tag| Kind::from_tag(tag)).unwrap_or(Kind::Null);
-        let end = memmem::find(bytes, b"\r\n").unwrap_or(bytes.len());
+        let is_end =
+            |newline: &usize| bytes.get(..*newline).is_some_and(|line| line.ends_with(b"\r"));
+        let end = memchr_iter(b'\n', bytes).find(is_end).map_or(bytes.len(), |newline| newline - 1);
         Self {
             kind,
             head: bytes.get(1..end).unwrap_or_default(),

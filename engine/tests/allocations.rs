@@ -33,8 +33,10 @@ impl Pair {
         proxy.handle_downstream_data(session, b"PING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n", now);
         let node = opened(&mut proxy);
         proxy.handle_upstream_open(node);
-        proxy.handle_upstream_data(node, b"+PONG\r\n$-1\r\n", now);
-        drain(&mut proxy);
+        for reply in [&b"+PONG\r\n"[..], b"$-1\r\n"] {
+            proxy.handle_upstream_data(node, reply, now);
+            drain(&mut proxy);
+        }
         Self { proxy, session, node, now }
     }
 

@@ -134,8 +134,10 @@ impl World {
         let node = drain(&mut self.proxy).opened.expect("a connection is wanted");
         self.proxy.handle_upstream_open(node);
         drain(&mut self.proxy);
-        self.proxy.handle_upstream_data(node, b"+PONG\r\n$-1\r\n", self.now);
-        drain(&mut self.proxy);
+        for reply in [&b"+PONG\r\n"[..], b"$-1\r\n"] {
+            self.proxy.handle_upstream_data(node, reply, self.now);
+            drain(&mut self.proxy);
+        }
         self.nodes.push(node);
     }
 

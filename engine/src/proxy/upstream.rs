@@ -143,7 +143,9 @@ impl Proxy {
             self.note_queued(expect, reply);
             return Fate::Kept;
         }
-        let Some(popped) = connection.pipeline.pop() else {
+        // Before the first command a node may say why it takes none.
+        let is_unasked = connection.answered && !connection.pipeline.is_reply_due();
+        let Some(popped) = (!is_unasked).then(|| connection.pipeline.pop()).flatten() else {
             self.give_up(id, "it sent a reply to nothing", now);
             return Fate::Closed;
         };

@@ -135,9 +135,15 @@ impl Pipeline {
         self.gate.is_some_and(|gate| self.base < gate)
     }
 
+    /// Whether the oldest command has been written, so that a reply can be one to it.
+    pub(crate) fn is_reply_due(&self) -> bool {
+        let end = |sent: &Sent| self.base.saturating_add(sent.len);
+        self.queue.front().is_some_and(|sent| end(sent) <= self.written)
+    }
+
     /// Whether there is something for [`Self::take_unwritten`].
     pub(crate) fn has_unwritten(&self) -> bool {
-        self.written < self.writable()
+        self.written.max(self.base) < self.writable()
     }
 
     /// What is to be handed to the host now; counts as written from then on.
@@ -233,6 +239,21 @@ mod tests {
         pop(&mut pipeline);
         pipeline.push(Expect::Nothing, b"three");
         assert_eq!(pipeline.take_unwritten(), b"three");
+    }
+
+    #[test]
+    fn no_reply_is_due_to_what_was_not_written() {
+        let mut pipeline = Pipeline::default();
+        assert!(!pipeline.is_reply_due());
+        pipeline.push(Expect::Nothing, b"one");
+        assert!(!pipeline.is_reply_due());
+        pipeline.take_unwritten();
+        pipeline.push(Expect::Nothing, b"two");
+        assert!(pipeline.is_reply_due());
+        pop(&mut pipeline);
+        assert!(!pipeline.is_reply_due());
+        pop(&mut pipeline);
+        assert!(!pipeline.has_unwritten(), "what left unwritten is not written");
     }
 
     #[test]

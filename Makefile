@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -14,7 +14,7 @@ budget = bench/instructions/budget.json
 proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG)') \
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
 
-shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image \
+shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image scripts/fuzz \
 	istio/k8s/redis-cluster/create-cluster.sh kind-cluster/kind .ci/run
 
 help: ## list the targets
@@ -63,6 +63,9 @@ instructions: test-deps ## count the instructions of the engine's hot paths; fai
 
 instructions-write: test-deps ## write the budget anew
 	@$(count_instructions) write $(budget)
+
+fuzz: ## fuzz the engine: [FUZZ_SECONDS=8 on each target, TARGETS='events nodes']
+	@scripts/fuzz $(or $(FUZZ_SECONDS),8) $(TARGETS)
 
 envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n ENV=NAME,... TLS_CA=ca.pem TLS_CERT=cert.pem TLS_KEY=key.pem]
 	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)') \

@@ -1,11 +1,15 @@
 //! Slots against a real redis-server.
 
 use slotmesh_engine::Slot;
-use slotmesh_testbed::RedisServer;
+use slotmesh_testbed::{Port, RedisServer};
 
 #[test]
 fn keys_hash_to_the_slots_that_redis_says() {
-    let server = RedisServer::start(&["--cluster-enabled", "yes"]).unwrap();
+    // By itself Redis takes its own port and 10,000, which some outgoing connection may have.
+    let bus = Port::free().unwrap();
+    let bus_port = bus.number().to_string();
+    let options = ["--cluster-enabled", "yes", "--cluster-port", &bus_port];
+    let server = RedisServer::start(&options).unwrap();
     let mut connection = server.connect().unwrap();
     let mut keys: Vec<Vec<u8>> = (0..2000).map(|number| format!("key:{number}").into()).collect();
     keys.extend((0..=255).map(|byte| vec![byte]));

@@ -39,6 +39,8 @@ pub enum Event {
     /// The same, as the proxy sees it.
     ProxyHangUp(LinkId, &'static str),
     Change(Change),
+    /// The proxy's events at hand have been handled.
+    Flush,
     /// Nodes look whose wait is over.
     Tick,
 }
@@ -202,6 +204,7 @@ impl World {
                 }
             }
             Event::Change(change) => self.change(change),
+            Event::Flush => self.proxy.flush(),
             Event::Tick => {
                 self.cluster.end_waits(self.now);
                 if self.now < self.start + PEACE {
@@ -223,6 +226,7 @@ impl World {
             End(SessionId),
             Pause(SessionId),
             Resume(SessionId),
+            Flush,
             Report,
         }
         while let Some(output) = self.proxy.poll_output() {
@@ -238,6 +242,7 @@ impl World {
                 Output::CloseDownstream { session } => Todo::End(session),
                 Output::PauseDownstream { session } => Todo::Pause(session),
                 Output::ResumeDownstream { session } => Todo::Resume(session),
+                Output::FlushSoon => Todo::Flush,
                 Output::ReportStats => Todo::Report,
                 Output::Log { message, .. } => {
                     self.tell(|| format!("log: {message}"));
@@ -268,6 +273,10 @@ impl World {
                 Todo::End(session) => panic!("the proxy has closed {session:?}"),
                 Todo::Pause(session) | Todo::Resume(session) => {
                     panic!("{session:?} is far from sending too much")
+                }
+                Todo::Flush => {
+                    let wait = self.up_to(Duration::from_micros(100));
+                    self.after(wait, Event::Flush);
                 }
                 Todo::Report => {
                     self.proxy.report_stats(|_, _| true);

@@ -64,8 +64,8 @@ instructions: test-deps ## count the instructions of the engine's hot paths; fai
 instructions-write: test-deps ## write the budget anew
 	@$(count_instructions) write $(budget)
 
-fuzz: ## fuzz the engine: [FUZZ_SECONDS=8 on each target, TARGETS='events nodes']
-	@scripts/fuzz $(or $(FUZZ_SECONDS),8) $(TARGETS)
+fuzz: ## fuzz the engine: [FUZZ=8s or FUZZ=20000 times on each target, TARGETS='events nodes']
+	@scripts/fuzz $(or $(FUZZ),8s) $(TARGETS)
 
 envoy: seeds wasm ## run Envoy with the module: SEEDS=host:port,... [PORT=6379 BIND=127.0.0.1 CONFIG=plugin.json CONCURRENCY=2 ADMIN_PORT=n ENV=NAME,... TLS_CA=ca.pem TLS_CERT=cert.pem TLS_KEY=key.pem]
 	@$(run) envoy $(proxy_args) --concurrency '$(CONCURRENCY)' $(if $(ADMIN_PORT),--admin-port '$(ADMIN_PORT)') \

@@ -43,7 +43,7 @@ struct Cli {
     /// One more build of the module, to see what a change is worth: name=path.
     #[arg(long)]
     module: Vec<Module>,
-    /// One more proxy before a cluster of its own choosing: name=host:port[,pid].
+    /// One more proxy before a cluster of its own choosing: `name=host:port[,pid]`.
     #[arg(long)]
     other: Vec<Other>,
     /// Where results.md, results.json and the plots go.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// CPU time of all threads that a process has now. The scheduler counts it in nanoseconds, which
-/// /proc/<pid>/stat rounds to hundredths of a second.
+/// `/proc/<pid>/stat` rounds to hundredths of a second.
 pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {

@@ -8,7 +8,7 @@ use sha1_smol::Sha1;
 
 use super::Proxy;
 use super::client::write_text;
-use super::downstream::Command;
+use super::command::Command;
 use crate::cluster::Slot;
 use crate::command::{CommandSpec, Reason};
 use crate::config::ReadPolicy;

@@ -4,7 +4,7 @@
 //! mirrors as well.
 
 use super::Proxy;
-use super::downstream::Command;
+use super::command::Command;
 use crate::cluster::Slot;
 use crate::command::{Merge, changes_without_keys};
 use crate::config::ReadPolicy;

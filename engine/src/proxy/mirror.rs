@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::downstream::{Command, CrossSlot};
+use super::command::{Command, CrossSlot};
 use super::{Cut, Proxy};
 use crate::blocking::{self, Effect};
 use crate::cluster::Slot;

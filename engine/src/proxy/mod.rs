@@ -1,11 +1,12 @@
 //! The owner of everything: sessions, requests, connections, clusters.
 //!
-//! Its parts follow the way of the bytes: `downstream` reads commands, `local` answers some of
-//! them, `pubsub` those about messages, `keyless` says where those without keys go, `dispatch` sends
-//! them to nodes, `upstream` takes in what nodes answer, `deliver` puts replies in order, `refresh`
-//! keeps the topology fresh.
+//! Its parts follow the way of the bytes: `downstream` reads commands, `command` makes requests of
+//! them, `local` answers some itself, `pubsub` those about messages, `keyless` says where those without
+//! keys go, `dispatch` sends them to nodes, `upstream` takes in what nodes answer, `deliver` puts
+//! replies in order, `refresh` keeps the topology fresh.
 
 mod client;
+mod command;
 mod dedicated;
 mod deliver;
 mod dispatch;

@@ -1,6 +1,6 @@
 //! MULTI, EXEC, DISCARD, WATCH and UNWATCH: see [`crate::transaction`].
 
-use super::downstream::{CROSSSLOT, Command, NO_ROUTE};
+use super::command::{CROSSSLOT, Command, NO_ROUTE};
 use super::{Proxy, Scratch};
 use crate::command::{
     self, CommandError, CommandSpec, Flags, KeysError, Local, Lookup, Support, Verb,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::command::{CommandSpec, Local, Support};
 use crate::proxy::Proxy;
-use crate::proxy::downstream::Command;
+use crate::proxy::command::Command;
 use crate::pubsub::{Registry, Subscribed, Subscribing, SubscriptionId, TopicKind, wire};
 use crate::request::{Owner, RequestId, State};
 use crate::resp::{RequestFrame, encode};

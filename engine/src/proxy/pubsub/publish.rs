@@ -3,7 +3,7 @@
 use crate::cluster::NodeIndex;
 use crate::config::ReadPolicy;
 use crate::proxy::Proxy;
-use crate::proxy::downstream::Command;
+use crate::proxy::command::Command;
 use crate::pubsub::TopicKind;
 use crate::request::{Owner, Part, RequestId, State, SubRequestId};
 use crate::resp::Reply;

@@ -1,0 +1,360 @@
+//! From commands to requests: what this proxy does with each, and where its keys live.
+
+use std::time::Duration;
+
+use super::faults::INJECTED;
+use super::keyless::Destination;
+use super::{Cut, Proxy, Scratch};
+use crate::blocking::Blocking;
+use crate::command::{
+    self, CommandError, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN,
+};
+use crate::config::{FaultKind, ReadPolicy};
+use crate::request::{Owner, Part, Request, RequestId, Spread, State, SubRequestId, Way};
+use crate::resp::{self, Protocol, RequestFrame};
+use crate::route::{NoRoute, Place, Places, shared_place};
+use crate::session::SessionId;
+use crate::split::Split;
+use crate::time::Instant;
+use crate::transaction::Watch;
+
+/// The text that Redis gives a client that has not said who it is.
+const NOAUTH: &[u8] = b"NOAUTH Authentication required.";
+
+/// The text that Redis gives keys of several slots in one command.
+pub(super) const CROSSSLOT: &[u8] = b"CROSSSLOT Keys in request don't hash to the same slot";
+
+pub(super) const NO_ROUTE: &[u8] = b"ERR no route takes this key or command";
+
+impl Proxy {
+    /// A client's command has been read.
+    pub(super) fn handle_command(
+        &mut self,
+        id: SessionId,
+        frame: &RequestFrame<'_>,
+        len: usize,
+        now: Instant,
+    ) -> Taken {
+        let spec = match command::lookup(frame) {
+            Lookup::Known(spec) => spec,
+            Lookup::Unknown => &UNKNOWN,
+            Lookup::Invalid(error) => {
+                self.note_command(id, "", now);
+                self.count_invalid(error);
+                match error {
+                    CommandError::Arity(spec) if spec.name == "exec" => self.discard(id),
+                    _ => self.abort_transaction(id),
+                }
+                self.answer(id, |out| error.write_reply(frame, out));
+                return Taken::Yes;
+            }
+        };
+        let support = spec.support_for(frame);
+        if self.runs_alone(id, support) && !self.is_idle(id) {
+            return Taken::NotYet;
+        }
+        self.note_command(id, spec.name, now);
+        if self.is_admitted(id, spec) {
+            self.handle_known(id, spec, support, frame, len, now);
+        } else {
+            self.answer(id, |out| resp::encode::error(out, NOAUTH));
+        }
+        Taken::Yes
+    }
+
+    /// A command that the table has, from a client that may use it.
+    fn handle_known(
+        &mut self,
+        id: SessionId,
+        spec: &'static CommandSpec,
+        support: Support,
+        frame: &RequestFrame<'_>,
+        len: usize,
+        now: Instant,
+    ) {
+        if self.answer_subscriber(id, spec, frame) {
+            return;
+        }
+        let mut command = Command {
+            spec,
+            frame: *frame,
+            len,
+            keys: &[],
+            merge: None,
+            policy: ReadPolicy::Master,
+            delay: None,
+            way: Way::Shared,
+        };
+        let in_multi = self.sessions.get(id).is_some_and(|session| session.transaction.is_some());
+        if in_multi && support.is_queued() {
+            return self.queue(id, command, support);
+        }
+        let fault = self.draw_fault(frame);
+        if let Some(fault) = fault {
+            self.stats.note_fault(spec, fault);
+        }
+        match fault {
+            None => {}
+            Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
+            Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
+        }
+        self.note_script(spec, frame);
+        match support {
+            Support::Forward => self.send_keyed(id, command, now),
+            Support::Split(merge) => {
+                command.merge = Some(merge);
+                self.send_keyed(id, command, now);
+            }
+            Support::Subscribe(kind) => self.subscribe(id, kind, command, now),
+            Support::Unsubscribe(kind) => self.unsubscribe(id, kind, frame),
+            Support::Publish(kind) => self.publish(id, kind, command, now),
+            Support::AnyNode => self.send_keyless(id, command, Destination::AnyPrimary, now),
+            Support::OnePrimary => self.send_keyless(id, command, Destination::OnePrimary, now),
+            Support::EveryPrimary(merge) => {
+                self.send_keyless(
+                    id,
+                    command,
+                    Destination::Shards(Spread::EveryPrimary(merge)),
+                    now,
+                );
+            }
+            Support::Scan => self.scan(id, command, now),
+            Support::Block => {
+                let blocking = Blocking::of(spec.name, frame, now);
+                command.way = Way::Blocking(blocking);
+                self.send_keyed(id, command, now);
+            }
+            Support::Wait => {
+                command.way = Way::Blocking(Blocking::of(spec.name, frame, now));
+                let spread = Spread::EveryPrimary(Merge::Least);
+                self.send_keyless(id, command, Destination::Shards(spread), now);
+            }
+            Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
+            Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
+            Support::Refuse(reason) => {
+                self.stats.downstream().splitter_unsupported_command += 1;
+                self.answer(id, |out| resp::encode::error(out, reason.text().as_bytes()));
+            }
+        }
+    }
+
+    fn note_command(&mut self, id: SessionId, name: &'static str, now: Instant) {
+        self.stats.downstream().downstream_rq_total += 1;
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.note_command(name, now);
+        }
+    }
+
+    /// Whether nothing is owed to the client.
+    fn is_idle(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_none_or(|session| session.pending.is_empty())
+    }
+
+    /// Whether the client may use the command: some are for everybody.
+    fn is_admitted(&self, id: SessionId, spec: &CommandSpec) -> bool {
+        spec.flags.contains(Flags::NO_AUTH)
+            || self.sessions.get(id).is_some_and(|session| session.authenticated)
+    }
+
+    /// A command for the nodes that own its keys, and for the mirrors of its route.
+    pub(super) fn send_keyed(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let Scratch { keys, places, rewritten, cut } = &mut scratch;
+        let (spec, frame) = (command.spec, command.frame);
+        let known = self.attributes_of(id);
+        match command::keys(spec, &frame, keys) {
+            Err(KeysError::Arity) => {
+                let error = CommandError::Arity(spec);
+                self.count_invalid(error);
+                self.answer(id, |out| error.write_reply(&frame, out));
+            }
+            // Redis itself will say what is wrong with it.
+            Err(KeysError::Malformed) => {
+                self.send_keyless(id, command, Destination::AnyPrimary, now);
+            }
+            Ok(()) => {
+                match self.routes.place(frame, keys, spec.is_read(), known, places, rewritten) {
+                    Err(NoRoute) => self.answer_no_route(id, spec),
+                    Ok(frame) => {
+                        let policy = self.policy(id, &command, places);
+                        let way = command.way.by_route(self.routes.route_of(places));
+                        let command = Command { frame, keys, policy, way, ..command };
+                        let here = places.as_slice().iter().copied();
+                        let submitted = match self.strays(id, &command, places) {
+                            true => Err(CrossSlot),
+                            false => self.submit(Owner::Session(id), command, here, cut, now),
+                        };
+                        match submitted {
+                            Ok(()) if command.way == Way::Shared => {
+                                self.mirror(command, places, cut, now);
+                            }
+                            Ok(()) => {}
+                            Err(CrossSlot) => {
+                                self.stats.fail(spec);
+                                self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Whether a WATCH names keys that cannot be in one transaction with those watched already.
+    fn strays(&self, id: SessionId, command: &Command<'_>, places: &Places) -> bool {
+        let watch = self.sessions.get(id).map(|session| session.watch);
+        let (Way::Watch(_), Some(Watch::Kept { place, .. })) = (command.way, watch) else {
+            return false;
+        };
+        places.as_slice().iter().any(|there| *there != place)
+    }
+
+    /// Which nodes may answer a command. While a client watches keys, what it reads must be what is
+    /// watched.
+    fn policy(&self, id: SessionId, command: &Command<'_>, places: &Places) -> ReadPolicy {
+        let watches = self.sessions.get(id).is_some_and(|session| session.watch != Watch::None);
+        if watches || command.way != Way::Shared {
+            return ReadPolicy::Master;
+        }
+        self.routes.policy(places, command.spec.is_read())
+    }
+
+    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
+    pub(super) fn submit(
+        &mut self,
+        owner: Owner,
+        command: Command<'_>,
+        places: impl Iterator<Item = Place> + Clone,
+        cut: &mut Cut,
+        now: Instant,
+    ) -> Result<(), CrossSlot> {
+        let Command { frame, keys, policy, .. } = command;
+        if let Some(place) = shared_place(places.clone()) {
+            let state = State::Whole(Part::at(place, policy));
+            if let Some(request) = self.begin(owner, command, state, now) {
+                self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
+            }
+            return Ok(());
+        }
+        let merge = command.merge.ok_or(CrossSlot)?;
+        let Cut { plan, bytes } = cut;
+        plan.make(places);
+        let state = State::Split(Box::new(Split::new(merge, plan, policy)));
+        if let Some(request) = self.begin(owner, command, state, now) {
+            plan.encode_each(&frame, keys, merge, bytes, |part, bytes| {
+                self.send(SubRequestId { request, part }, bytes, now);
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives a command its deadline and, if it is a client's, its place among the replies.
+    pub(super) fn begin(
+        &mut self,
+        owner: Owner,
+        command: Command<'_>,
+        state: State,
+        now: Instant,
+    ) -> Option<RequestId> {
+        let deadline = now + self.config.op_timeout;
+        let to_many = matches!(state, State::Unplanned(..));
+        let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
+        // To watch twice does no harm either.
+        request.read_only = command.spec.is_read() || matches!(command.way, Way::Watch(_));
+        request.urgent = command.spec.flags.contains(Flags::ALLOW_BUSY);
+        request.delay = command.delay;
+        request.way = command.way;
+        match owner {
+            Owner::Session(id) => {
+                let session = self.sessions.get_mut(id)?;
+                if session.pending.is_empty() {
+                    session.epoch = self.epoch;
+                }
+                request.protocol = session.protocol;
+                request.silent = session.silent;
+                let subscribes = matches!(command.spec.support, Support::Subscribe(_));
+                session.alone = subscribes || to_many || command.way != Way::Shared;
+                request.tally = Some(self.stats.begin(command.spec));
+                let request = self.requests.insert_waiting(request, deadline);
+                session.note_pending(request, command.len);
+                Some(request)
+            }
+            Owner::Mirror(cluster) => {
+                request.tally = Some(self.stats.tally(command.spec));
+                *self.mirror_bytes.get_mut(cluster)? += command.len;
+                Some(self.requests.insert_waiting(request, deadline))
+            }
+        }
+    }
+
+    /// Answers a command with a made-up error, after a while.
+    fn answer_fault(&mut self, id: SessionId, command: Command<'_>, delay: Duration, now: Instant) {
+        let mut error = self.buffers.take();
+        resp::encode::error(&mut error, INJECTED);
+        if delay.is_zero() {
+            self.answer(id, |out| out.extend_from_slice(&error));
+        } else {
+            let nowhere = Part { cluster: 0, slot: None, policy: command.policy, redirections: 0 };
+            let owner = Owner::Session(id);
+            if let Some(id) = self.begin(owner, command, State::Whole(nowhere), now) {
+                if let Some(request) = self.requests.get_mut(id) {
+                    request.tally = None;
+                }
+                self.delay(id, &error, now + delay);
+            }
+        }
+        self.buffers.recycle(error);
+    }
+
+    pub(super) fn answer_no_route(&mut self, id: SessionId, spec: &CommandSpec) {
+        self.stats.fail(spec);
+        self.answer(id, |out| resp::encode::error(out, NO_ROUTE));
+    }
+}
+
+/// A client's command, looked up in the table.
+#[derive(Clone, Copy)]
+pub(super) struct Command<'a> {
+    pub(super) spec: &'static CommandSpec,
+    /// As it is to be sent.
+    pub(super) frame: RequestFrame<'a>,
+    /// Bytes it took in the client's stream.
+    pub(super) len: usize,
+    /// Positions of its keys among the arguments.
+    pub(super) keys: &'a [u32],
+    /// How the replies to its parts become one, if it may be cut.
+    pub(super) merge: Option<Merge>,
+    /// Which nodes may answer.
+    pub(super) policy: ReadPolicy,
+    /// For how long a fault holds its reply back.
+    pub(super) delay: Option<Duration>,
+    pub(super) way: Way,
+}
+
+impl<'a> Command<'a> {
+    /// A transaction, from MULTI to EXEC.
+    pub(super) fn unit(spec: &'static CommandSpec, unit: &'a [u8], way: Way) -> Self {
+        Self {
+            spec,
+            frame: RequestFrame::new(unit, &[]),
+            len: unit.len(),
+            keys: &[],
+            merge: None,
+            policy: ReadPolicy::Master,
+            delay: None,
+            way,
+        }
+    }
+}
+
+/// Whether a command has been read.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Taken {
+    Yes,
+    /// It is to be read again when those before it are answered.
+    NotYet,
+}
+
+/// The keys of a command that cannot be cut sit in several slots.
+pub(super) struct CrossSlot;

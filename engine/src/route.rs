@@ -115,14 +115,14 @@ impl RouteTable {
         policies.flatten().chain([self.read_policy]).any(ReadPolicy::reads_from_replicas)
     }
 
-    /// The mirror number `index` of a command whose keys have been placed.
-    pub(crate) fn mirror(&self, places: &Places, index: usize) -> Option<Mirror> {
-        self.mirror_of(self.route_of(places)?, index)
-    }
-
     /// The mirror number `index` of a route.
     pub(crate) fn mirror_of(&self, route: usize, index: usize) -> Option<Mirror> {
         self.routes.get(route)?.mirrors.get(index).copied()
+    }
+
+    /// The mirror number `index` of commands that name no key.
+    pub(crate) fn keyless_mirror(&self, index: usize) -> Option<Mirror> {
+        self.keyless()?.mirrors.get(index).copied()
     }
 
     /// The route, as an index, by which a command goes: that of its first key.
@@ -195,6 +195,11 @@ impl Places {
     /// In the order of the keys.
     pub(crate) fn as_slice(&self) -> &[Place] {
         &self.places
+    }
+
+    /// The route of each key, as an index.
+    pub(crate) fn routes(&self) -> &[usize] {
+        &self.routes
     }
 }
 

@@ -91,6 +91,103 @@ fn a_sample_holds_all_writes_of_its_keys_and_none_of_others() {
     }
 }
 
+/// A driver with a route for each of the prefixes `o:` and none, to the same cluster, each with a
+/// mirror of its own: the catch-all's is `other-0:1`, that of `o:` is `other-1:1`.
+fn mirrored_by_route(change: impl FnOnce(&mut Mirror)) -> Driver {
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        let fraction = Fraction::ALL;
+        let mirror = |cluster| Mirror {
+            cluster,
+            exclude_read_commands: true,
+            fraction,
+            draw_per_command: false,
+        };
+        let first = with_other(config);
+        let second = another_cluster(config, "second", "other-1:1");
+        config.clusters[second].kind = ClusterKind::Standalone;
+        let catch_all = config.routes.catch_all.as_mut().unwrap();
+        catch_all.mirrors = vec![mirror(first)];
+        change(&mut catch_all.mirrors[0]);
+        let route = Route {
+            prefix: b"o:".to_vec(),
+            remove_prefix: true,
+            mirrors: vec![mirror(second)],
+            ..catch_all.clone()
+        };
+        config.routes.prefixes.push(route);
+    });
+    driver.other.add_node("other-1:1");
+    driver
+}
+
+#[test]
+fn each_key_of_a_command_is_copied_to_the_mirrors_of_its_own_route() {
+    let mut driver = mirrored_by_route(|_| {});
+    let client = driver.connect();
+    driver.ask(client, "MSET a 1 o:b 2 c 3 o:d 4");
+    driver.ask(client, "DEL o:b");
+    let copies = ["other-0:1: MSET a 1 c 3", "other-1:1: MSET b 2 d 4", "other-1:1: DEL b"];
+    assert_eq!(driver.other.executed, copies);
+    assert_eq!(driver.proxy.stats().mirror_sent, 3);
+}
+
+#[test]
+fn a_sample_holds_the_same_keys_whether_they_are_written_alone_or_together() {
+    let mut driver = mirrored(|mirror| {
+        mirror.fraction = Fraction { numerator: 50, denominator: 100 };
+    });
+    let client = driver.connect();
+    let keys: Vec<_> = (0..100).map(|number| format!("key:{number}")).collect();
+    for key in &keys {
+        driver.ask(client, &format!("SET {key} alone"));
+    }
+    for keys in keys.chunks(10) {
+        let words: Vec<_> = keys.iter().map(|key| format!("{key} together")).collect();
+        driver.ask(client, &format!("MSET {}", words.join(" ")));
+    }
+    let values: Vec<_> = keys.iter().filter_map(|key| driver.other.value(key)).collect();
+    assert!((30..70).contains(&values.len()), "{} keys", values.len());
+    assert!(values.iter().all(|value| value == "together"), "{values:?}");
+    driver.ask(client, &format!("DEL {}", keys.join(" ")));
+    assert!(keys.iter().all(|key| driver.other.value(key).is_none()));
+}
+
+#[test]
+fn messages_are_copied_to_the_mirrors_of_what_has_no_key() {
+    let mut driver = mirrored(|_| {});
+    let [listener, publisher] = [(); 2].map(|()| driver.connect());
+    driver.ask(listener, "SUBSCRIBE news");
+    assert_eq!(driver.ask(publisher, "PUBLISH news hello"), ":1 ");
+    assert_eq!(driver.ask(publisher, "SPUBLISH shard hello"), ":0 ");
+    for words in ["MULTI", "PUBLISH news again", "EXEC"] {
+        driver.ask(publisher, words);
+    }
+    let copies = ["PUBLISH news hello", "SPUBLISH shard hello", "PUBLISH news again"];
+    let copied = driver.other.executed.iter().filter(|line| line.contains("PUBLISH"));
+    assert!(copied.eq(copies.map(|copy| format!("other-0:1: {copy}")).iter()));
+    assert_eq!(driver.proxy.stats().mirror_sent, 3);
+}
+
+#[test]
+fn a_sample_holds_all_messages_of_its_channels_and_none_of_others() {
+    let mut driver = mirrored(|mirror| {
+        mirror.fraction = Fraction { numerator: 50, denominator: 100 };
+    });
+    let client = driver.connect();
+    for round in 0..3 {
+        for channel in 0..100 {
+            driver.ask(client, &format!("PUBLISH channel:{channel} {round}"));
+        }
+    }
+    let copies = |channel: usize| {
+        let start = format!("other-0:1: PUBLISH channel:{channel} ");
+        driver.other.executed.iter().filter(|line| line.starts_with(&start)).count()
+    };
+    let counts: Vec<_> = (0..100).map(copies).collect();
+    assert!(counts.iter().all(|count| [0, 3].contains(count)), "{counts:?}");
+    assert!((30..70).contains(&counts.iter().filter(|count| **count == 3).count()));
+}
+
 #[test]
 fn a_mirror_that_stalls_dies_or_lies_changes_nothing_for_clients() {
     let mut driver = mirrored(|_| {});

@@ -229,7 +229,7 @@ impl Proxy {
         cut: &mut Cut,
         now: Instant,
     ) -> Result<(), CrossSlot> {
-        let Command { frame, keys, policy, .. } = command;
+        let Command { frame, policy, .. } = command;
         if let Some(place) = shared_place(places.clone()) {
             let state = State::Whole(Part::at(place, policy));
             if let Some(request) = self.begin(owner, command, state, now) {
@@ -238,15 +238,28 @@ impl Proxy {
             return Ok(());
         }
         let merge = command.merge.ok_or(CrossSlot)?;
+        self.submit_parts(owner, command, merge, places, cut, now);
+        Ok(())
+    }
+
+    /// Sends those keys of a command that it names, in parts.
+    pub(super) fn submit_parts(
+        &mut self,
+        owner: Owner,
+        command: Command<'_>,
+        merge: Merge,
+        places: impl Iterator<Item = Place>,
+        cut: &mut Cut,
+        now: Instant,
+    ) {
         let Cut { plan, bytes } = cut;
         plan.make(places);
-        let state = State::Split(Box::new(Split::new(merge, plan, policy)));
+        let state = State::Split(Box::new(Split::new(merge, plan, command.policy)));
         if let Some(request) = self.begin(owner, command, state, now) {
-            plan.encode_each(&frame, keys, merge, bytes, |part, bytes| {
+            plan.encode_each(&command.frame, command.keys, merge, bytes, |part, bytes| {
                 self.send(SubRequestId { request, part }, bytes, now);
             });
         }
-        Ok(())
     }
 
     /// Gives a command its deadline and, if it is a client's, its place among the replies.

@@ -45,7 +45,7 @@ impl Proxy {
         }
         let command = Command { delay: None, ..command };
         let mut next = 0;
-        while let Some(mirror) = self.routes.keyless().and_then(|r| r.mirrors.get(next).copied()) {
+        while let Some(mirror) = self.routes.keyless_mirror(next) {
             next += 1;
             if mirror.wants(command.spec.is_read(), None, &mut self.rng)
                 && self.has_room_for_copy(mirror.cluster, command.len)

@@ -7,7 +7,8 @@ use super::{Cut, Proxy};
 use crate::blocking::{self, Effect};
 use crate::cluster::Slot;
 use crate::command::CommandSpec;
-use crate::config::ReadPolicy;
+use crate::config::{Mirror, ReadPolicy};
+use crate::pubsub::TopicKind;
 use crate::request::{Owner, Part, State, SubRequestId, Way};
 use crate::resp::Reply;
 use crate::route::{Place, Places};
@@ -18,16 +19,16 @@ use crate::transaction::Exec;
 struct Copy<'a> {
     spec: &'static CommandSpec,
     bytes: &'a [u8],
-    first_key: &'a [u8],
-    /// The route of that key, as an index.
-    route: usize,
+    /// The first key and its route, as an index; `None` without any.
+    first_key: Option<(&'a [u8], usize)>,
     read_only: bool,
     /// What is expected of a transaction.
     exec: Option<&'a Exec>,
 }
 
 impl Proxy {
-    /// Copies a command to the mirrors of its route that want it.
+    /// Copies a command to the mirrors that want it. Of one that may be cut, each key counts by
+    /// itself, as if it had come alone; of another one the first key counts for them all.
     pub(super) fn mirror(
         &mut self,
         command: Command<'_>,
@@ -35,40 +36,51 @@ impl Proxy {
         cut: &mut Cut,
         now: Instant,
     ) {
-        let key = |position: &u32| command.frame.arg(*position as usize).unwrap_or_default();
         let command = Command { policy: ReadPolicy::Master, delay: None, ..command };
-        let mut next = 0;
-        while let Some(mirror) = self.routes.mirror(places, next) {
-            next += 1;
-            let first_key = command.keys.first().map(key);
-            if !mirror.wants(command.spec.is_read(), first_key, &mut self.rng) {
+        let counted = if command.merge.is_some() { usize::MAX } else { 1 };
+        let mut done: SmallVec<[usize; 4]> = SmallVec::new();
+        for route in places.routes().iter().copied().take(counted) {
+            if done.contains(&route) {
                 continue;
             }
-            if !self.has_room_for_copy(mirror.cluster, command.len) {
-                continue;
-            }
-            let slots: SmallVec<[Slot; 8]> = command
-                .keys
-                .iter()
-                .map(|position| self.routes.slot(mirror.cluster, key(position)))
-                .collect();
-            let there = slots.iter().map(|slot| Place { cluster: mirror.cluster, slot: *slot });
-            match self.submit(Owner::Mirror(mirror.cluster), command, there, cut, now) {
-                Ok(()) => self.stats.upstream(mirror.cluster).mirror_sent += 1,
-                // A standalone server takes what a cluster as its mirror cannot.
-                Err(CrossSlot) => self.stats.upstream(mirror.cluster).mirror_dropped_crossslot += 1,
+            done.push(route);
+            let mut next = 0;
+            while let Some(mirror) = self.routes.mirror_of(route, next) {
+                next += 1;
+                self.mirror_keys(mirror, route, command, places, cut, now);
             }
         }
     }
 
-    /// Copies a transaction to the mirrors of its route that want it.
+    /// Copies a message to the mirrors of commands without keys. As to samples, its channel is its
+    /// key.
+    pub(super) fn mirror_message(&mut self, kind: TopicKind, command: Command<'_>, now: Instant) {
+        let channel = command.frame.arg(1).unwrap_or_default();
+        let command = Command { delay: None, ..command };
+        let mut next = 0;
+        while let Some(mirror) = self.routes.keyless_mirror(next) {
+            next += 1;
+            if !mirror.wants(false, Some(channel), &mut self.rng)
+                || !self.has_room_for_copy(mirror.cluster, command.len)
+            {
+                continue;
+            }
+            let part = self.part_of_message(kind, channel, mirror.cluster);
+            let owner = Owner::Mirror(mirror.cluster);
+            if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
+                self.stats.upstream(mirror.cluster).mirror_sent += 1;
+                self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
+            }
+        }
+    }
+
+    /// Copies a transaction to the mirrors that want it.
     pub(super) fn mirror_transaction(&mut self, exec: &Exec, unit: &[u8], now: Instant) {
-        let Some((first_key, route)) = &exec.target.first_key else { return };
+        let first_key = exec.target.first_key.as_ref();
         let copy = Copy {
             spec: exec.spec,
             bytes: unit,
-            first_key,
-            route: *route,
+            first_key: first_key.map(|(key, route)| (&key[..], *route)),
             read_only: exec.target.read_only,
             exec: Some(exec),
         };
@@ -89,9 +101,9 @@ impl Proxy {
                 let effect = blocking::effect(command, reply);
                 if let (Some(Effect { spec, key, command }), Some(route)) = (effect, blocking.route)
                 {
-                    let (bytes, first_key) = (&command[..], &key[..]);
-                    let read_only = false;
-                    let copy = Copy { spec, bytes, first_key, route, read_only, exec: None };
+                    let first_key = Some((&key[..], route));
+                    let bytes = &command[..];
+                    let copy = Copy { spec, bytes, first_key, read_only: false, exec: None };
                     self.mirror_copy(&copy, now);
                 }
             }
@@ -106,21 +118,74 @@ impl Proxy {
         }
     }
 
+    /// Copies as much of a command as goes by `route` and is in the mirror's sample.
+    fn mirror_keys(
+        &mut self,
+        mirror: Mirror,
+        route: usize,
+        command: Command<'_>,
+        places: &Places,
+        cut: &mut Cut,
+        now: Instant,
+    ) {
+        let Command { frame, keys, merge, .. } = command;
+        let cluster = mirror.cluster;
+        let read_only = command.spec.is_read();
+        let key = |position: &u32| frame.arg(*position as usize).unwrap_or_default();
+        let together = (merge.is_none() || mirror.draw_per_command)
+            .then(|| mirror.wants(read_only, keys.first().map(key), &mut self.rng));
+        let wanted: SmallVec<[u32; 8]> = keys
+            .iter()
+            .zip(places.routes())
+            .filter(|(_, by)| **by == route || merge.is_none())
+            .map(|(position, _)| *position)
+            .filter(|position| {
+                together
+                    .unwrap_or_else(|| mirror.wants(read_only, Some(key(position)), &mut self.rng))
+            })
+            .collect();
+        if wanted.is_empty() || !self.has_room_for_copy(cluster, command.len) {
+            return;
+        }
+        let slots: SmallVec<[Slot; 8]> =
+            wanted.iter().map(|position| self.routes.slot(cluster, key(position))).collect();
+        let there = slots.iter().map(|slot| Place { cluster, slot: *slot });
+        let owner = Owner::Mirror(cluster);
+        let submitted = match merge.filter(|_| wanted.len() < keys.len()) {
+            Some(merge) => {
+                let command = Command { keys: &wanted, ..command };
+                self.submit_parts(owner, command, merge, there, cut, now);
+                Ok(())
+            }
+            None => self.submit(owner, command, there, cut, now),
+        };
+        match submitted {
+            Ok(()) => self.stats.upstream(cluster).mirror_sent += 1,
+            // A standalone server takes what a cluster as its mirror cannot.
+            Err(CrossSlot) => self.stats.upstream(cluster).mirror_dropped_crossslot += 1,
+        }
+    }
+
     fn mirror_copy(&mut self, copy: &Copy<'_>, now: Instant) {
+        let (key, route) = copy.first_key.unzip();
         let mut next = 0;
-        while let Some(mirror) = self.routes.mirror_of(copy.route, next) {
+        while let Some(mirror) = match route {
+            Some(route) => self.routes.mirror_of(route, next),
+            None => self.routes.keyless_mirror(next),
+        } {
             next += 1;
-            if !mirror.wants(copy.read_only, Some(copy.first_key), &mut self.rng)
+            if !mirror.wants(copy.read_only, key, &mut self.rng)
                 || !self.has_room_for_copy(mirror.cluster, copy.bytes.len())
             {
                 continue;
             }
-            let slot = self.routes.slot(mirror.cluster, copy.first_key);
-            let part = Part::at(Place { cluster: mirror.cluster, slot }, ReadPolicy::Master);
-            let owner = Owner::Mirror(mirror.cluster);
+            let cluster = mirror.cluster;
+            let slot = key.map(|key| self.routes.slot(cluster, key));
+            let part = Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 };
+            let owner = Owner::Mirror(cluster);
             let command = Command::unit(copy.spec, copy.bytes, Way::Shared);
             if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
-                self.stats.upstream(mirror.cluster).mirror_sent += 1;
+                self.stats.upstream(cluster).mirror_sent += 1;
                 if let Some(request) = self.requests.get_mut(request) {
                     request.exec = copy.exec.map(|exec| Box::new(exec.copy()));
                 }

@@ -25,9 +25,7 @@ impl Proxy {
             return self.answer_no_route(id, command.spec);
         };
         let channel = command.frame.arg(1).unwrap_or_default();
-        let is_sharded = kind == TopicKind::ShardChannel;
-        let slot = is_sharded.then(|| self.routes.slot(cluster, channel));
-        let part = Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 };
+        let part = self.part_of_message(kind, channel, cluster);
         let more_receivers = self.more_receivers(kind, channel, cluster, now);
         let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
         let Some(request) = request else { return };
@@ -35,6 +33,19 @@ impl Proxy {
             request.more_receivers = more_receivers;
         }
         self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
+        self.mirror_message(kind, command, now);
+    }
+
+    /// Where a message belongs in a cluster.
+    pub(in crate::proxy) fn part_of_message(
+        &self,
+        kind: TopicKind,
+        channel: &[u8],
+        cluster: usize,
+    ) -> Part {
+        let is_sharded = kind == TopicKind::ShardChannel;
+        let slot = is_sharded.then(|| self.routes.slot(cluster, channel));
+        Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 }
     }
 
     /// The reply to a PUBLISH with those receivers counted that the node does not know of; `None` if

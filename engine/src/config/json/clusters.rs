@@ -77,8 +77,7 @@ impl RawCluster {
         name: String,
         reader: &mut Reader<'_>,
     ) -> Result<ClusterConfig, ConfigError> {
-        const ON_FAILURE: &str = "every failure asks for a refresh, as often as \
-                                  redirect_refresh_interval allows";
+        const ON_FAILURE: &str = "every failure asks for a refresh, up to 20 times a second";
         at.member("aws_iam").unsupported(
             self.aws_iam,
             "signing with AWS credentials is not implemented; use auth_username and auth_password",

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long chaos test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -44,6 +44,10 @@ test: wasm test-deps ## run all tests, on real Redis and Envoy
 
 test-long: wasm ## run the tests that take half a minute each and more: a mirror that hangs for as long
 	cargo test --locked --package slotmesh-testbed --test failover -- --ignored --nocapture
+
+chaos: wasm test-deps ## let nodes, network and Envoy fail under load, again and again: [ROUNDS=200 SEED=1 ONLY=Reload]
+	SLOTMESH_CHAOS_ROUNDS='$(or $(ROUNDS),200)' SLOTMESH_CHAOS_SEED='$(or $(SEED),1)' SLOTMESH_CHAOS_ONLY='$(ONLY)' \
+		cargo test --locked --package slotmesh-testbed --test chaos -- --nocapture no_fault
 
 test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: those in target/envoys
 	@shopt -s nullglob; envoys=(target/envoys/*/bin/envoy); \

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::locate;
 use crate::plugin::PluginConfig;
 use crate::port::{Port, holder};
 use crate::process::Process;
+use crate::reload;
 use crate::server::last_lines;
 use crate::temp::TempDir;
 use crate::wait::{Probe, until};
@@ -59,6 +60,8 @@ pub struct EnvoyOptions {
     pub template: Cow<'static, str>,
     /// Where the bootstrap made of the template goes; `None` is a place that goes with it.
     pub bootstrap: Option<PathBuf>,
+    /// How long the clients of a listener that has been changed or drained may stay.
+    pub drain_time: Duration,
 }
 
 impl EnvoyOptions {
@@ -78,6 +81,7 @@ impl EnvoyOptions {
             log_level: "warning".to_owned(),
             template: Cow::Borrowed(TEMPLATE),
             bootstrap: None,
+            drain_time: Duration::from_secs(600),
         }
     }
 }
@@ -107,8 +111,9 @@ pub struct Envoy {
     process: Process,
     listen: SocketAddr,
     admin: SocketAddr,
+    options: EnvoyOptions,
     _ports: Vec<Port>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Envoy {
@@ -118,6 +123,26 @@ impl Envoy {
     /// Envoy or the module is not there, a port is taken, or Envoy ends; then the error's text is
     /// the log line with the reason, such as the field that the module refuses.
     pub fn start(options: EnvoyOptions) -> Result<Self> {
+        Self::start_with(options, |rendered, _| Ok(rendered))
+    }
+
+    /// Like [`start`](Self::start), with a listener that [`reload`](Self::reload) can change.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_reloadable(options: EnvoyOptions) -> Result<Self> {
+        Self::start_with(options, |rendered, dir| {
+            let (bootstrap, listeners) = reload::split(&rendered, dir)?;
+            reload::write(&listeners, dir)?;
+            Ok(bootstrap)
+        })
+    }
+
+    /// `arrange` makes the bootstrap of the rendered template, with a directory for other files.
+    fn start_with(
+        options: EnvoyOptions,
+        arrange: impl FnOnce(String, &Path) -> Result<String>,
+    ) -> Result<Self> {
         let dir = TempDir::new("envoy")?;
         let mut ports = Vec::new();
         let listen = match options.listen {
@@ -131,21 +156,23 @@ impl Envoy {
         ensure_free(listen)?;
         ensure_free(admin)?;
 
-        let rendered = render(listen, admin, &options)?;
-        let bootstrap = options.bootstrap.unwrap_or_else(|| dir.path().join("bootstrap.yaml"));
+        let rendered = arrange(render(listen, admin, &options)?, dir.path())?;
+        let bootstrap = options.bootstrap.clone();
+        let bootstrap = bootstrap.unwrap_or_else(|| dir.path().join("bootstrap.yaml"));
         fs::write(&bootstrap, rendered)
             .with_context(|| format!("writing {}", bootstrap.display()))?;
 
-        let binary = options.binary.map_or_else(locate::envoy, Ok)?;
+        let binary = options.binary.clone().map_or_else(locate::envoy, Ok)?;
         let mut command = Command::new(binary);
         command.envs(&options.process_environment);
         command.arg("--config-path").arg(&bootstrap);
         command.args(["--concurrency", &options.concurrency.to_string()]);
+        command.args(["--drain-time-s", &options.drain_time.as_secs().to_string()]);
         command.args(["--log-level", &options.log_level, "--component-log-level", "wasm:info"]);
         // No base id to share with other Envoys of this machine, and no shared memory to leave.
         command.arg("--disable-hot-restart");
         let process = Process::start(command, &dir.path().join("envoy.log"))?;
-        let mut envoy = Self { process, listen, admin, _ports: ports, _dir: dir };
+        let mut envoy = Self { process, listen, admin, options, _ports: ports, dir };
         envoy.wait_until_serving()?;
         Ok(envoy)
     }
@@ -184,6 +211,53 @@ impl Envoy {
     /// The admin interface does not answer.
     pub fn prometheus(&self) -> Result<String> {
         http_get(self.admin, "/stats/prometheus")
+    }
+
+    /// Changes the listener as a control plane does: to another configuration, and another module if
+    /// there is a `wasm`. New clients meet the new one once this returns; the others stay where they
+    /// are for the drain time, and are closed then.
+    ///
+    /// # Errors
+    /// Envoy was not [started so](Self::start_reloadable), or does not take the new listener.
+    pub fn reload(&mut self, configuration: PluginConfig, wasm: Option<PathBuf>) -> Result<()> {
+        self.options.configuration = configuration;
+        self.options.wasm = wasm;
+        let rendered = render(self.listen, self.admin, &self.options)?;
+        let (_, listeners) = reload::split(&rendered, self.dir.path())?;
+        let before = self.updates()?;
+        reload::write(&listeners, self.dir.path())?;
+        until("Envoy to take the new listener", PATIENCE, || {
+            let errors = self.stats()?.get("listener_manager.lds.update_rejected").copied();
+            ensure!(errors.is_none_or(|errors| errors == 0), "it refuses: {}", reason(&self.log()));
+            Ok(match self.updates()? > before {
+                true => Probe::retry(check_warm(self.admin)),
+                false => Probe::NotYet("it has not looked yet".to_owned()),
+            })
+        })
+    }
+
+    /// Asks Envoy to take no new clients and to close those it has within the drain time.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub fn drain(&self) -> Result<()> {
+        http(self.admin, "POST", "/drain_listeners?graceful&skip_exit")?;
+        Ok(())
+    }
+
+    /// Asks Envoy to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn terminate(self) -> Result<()> {
+        self.process.terminate(PATIENCE)
+    }
+
+    /// How often its listeners have been changed.
+    fn updates(&self) -> Result<u64> {
+        let stats = self.stats()?;
+        let names = ["listener_modified", "listener_in_place_updated"];
+        Ok(names.iter().filter_map(|name| stats.get(&format!("listener_manager.{name}"))).sum())
     }
 
     /// Copies the log to standard error until Envoy ends by itself or a signal asks this process to
@@ -255,6 +329,14 @@ fn check_serving(admin: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// No listener waits for anything before workers take it.
+fn check_warm(admin: SocketAddr) -> Result<()> {
+    let stats = parse_stats(&http_get(admin, "/stats?filter=total_listeners_warming")?);
+    let warming = stats.get("listener_manager.total_listeners_warming");
+    ensure!(warming == Some(&0), "the new listener is not ready");
+    Ok(())
+}
+
 /// Why Envoy ended: the module's own words when there are any, else Envoy's last errors.
 fn reason(log: &str) -> String {
     let module = log.lines().rfind(|line| is_error(line) && line.contains("wasm log"));
@@ -279,14 +361,22 @@ fn parse_stats(text: &str) -> BTreeMap<String, u64> {
 
 /// The body of the answer to a GET.
 fn http_get(addr: SocketAddr, path: &str) -> Result<String> {
+    http(addr, "GET", path)
+}
+
+/// The body of the answer to a request without one.
+fn http(addr: SocketAddr, method: &str, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&addr, ADMIN_TIMEOUT)?;
     stream.set_read_timeout(Some(ADMIN_TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("half an HTTP answer")?;
     let status = head.lines().next().unwrap_or_default();
-    ensure!(status.contains(" 200 "), "GET {path}: {status}");
+    ensure!(status.contains(" 200 "), "{method} {path}: {status}");
     if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
         return join_chunks(body).context("a broken chunk in an HTTP answer");
     }

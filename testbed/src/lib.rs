@@ -23,6 +23,7 @@ mod member;
 mod optional;
 mod plugin;
 mod port;
+mod reload;
 mod server;
 mod temp;
 

@@ -16,6 +16,7 @@ use crate::split::Split;
 use crate::stats::Tally;
 use crate::time::Instant;
 use crate::transaction::Exec;
+use crate::upstream::ConnectionId;
 
 /// Names a client command, from the moment it was read until its reply has been handed over.
 pub(crate) type RequestId = Key<Request>;
@@ -38,8 +39,6 @@ pub(crate) struct Request {
     pub(crate) read_only: bool,
     /// Bytes that the command took in the client's stream.
     pub(crate) len: usize,
-    /// Sub-requests that wait in the hold.
-    pub(crate) held: usize,
     /// For how long its reply is to be held back.
     pub(crate) delay: Option<Duration>,
     /// Its client wants no reply.
@@ -137,8 +136,22 @@ pub(crate) struct Part {
     pub(crate) slot: Option<Slot>,
     /// Which nodes may answer; [`ReadPolicy::Master`] for whatever writes.
     pub(crate) policy: ReadPolicy,
+    /// Its keys are several, which may be at two nodes while their slot moves.
+    pub(crate) several_keys: bool,
+    pub(crate) stage: Stage,
     /// How often nodes have sent it elsewhere since it was last held.
     pub(crate) redirections: u8,
+}
+
+/// How far a sub-request has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Stage {
+    /// It is about to be sent for the first time.
+    New,
+    /// A node is to answer it over this connection.
+    Sent(ConnectionId),
+    /// It has come back, or could not be sent: it is to be sent again.
+    Held,
 }
 
 impl Way {
@@ -160,8 +173,13 @@ impl State {
 }
 
 impl Part {
+    pub(crate) fn new(cluster: usize, slot: Option<Slot>, policy: ReadPolicy) -> Self {
+        let (several_keys, stage) = (false, Stage::New);
+        Self { cluster, slot, policy, several_keys, stage, redirections: 0 }
+    }
+
     pub(crate) fn at(place: Place, policy: ReadPolicy) -> Self {
-        Self { cluster: place.cluster, slot: Some(place.slot), policy, redirections: 0 }
+        Self::new(place.cluster, Some(place.slot), policy)
     }
 }
 
@@ -181,7 +199,6 @@ impl Request {
             protocol,
             read_only: false,
             len,
-            held: 0,
             delay: None,
             silent: false,
             urgent: false,
@@ -223,7 +240,7 @@ impl Request {
     pub(crate) fn part(&self, part: u32) -> Option<&Part> {
         match &self.state {
             State::Whole(whole) => (part == 0).then_some(whole),
-            State::Split(split) => split.parts().nth(part as usize)?,
+            State::Split(split) => split.part(part),
             State::Hello(_)
             | State::Unplanned(..)
             | State::Subscribing(_)
@@ -232,18 +249,31 @@ impl Request {
         }
     }
 
-    /// Whether a node is still to answer something about this slot.
-    pub(crate) fn awaits(&self, cluster: usize, slot: Option<Slot>) -> bool {
-        let is_there = |part: &Part| part.cluster == cluster && part.slot == slot;
-        match &self.state {
-            State::Whole(whole) => is_there(whole),
-            State::Split(split) => split.parts().flatten().any(is_there),
+    /// The sub-requests that wait for replies, with their positions.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (u32, &Part)> {
+        let (whole, split) = match &self.state {
+            State::Whole(part) => (Some((0, part)), None),
+            State::Split(split) => (None, Some(split.parts())),
             State::Hello(_)
             | State::Unplanned(..)
             | State::Subscribing(_)
             | State::Delayed
-            | State::Answered(_) => false,
+            | State::Answered(_) => (None, None),
+        };
+        whole.into_iter().chain(split.into_iter().flatten())
+    }
+
+    /// Why a command that came back is not sent again.
+    pub(crate) fn refusal(&self) -> &[u8] {
+        match &self.refusal[..] {
+            b"" => b"TRYAGAIN a command behind this one has been executed already",
+            refusal => refusal,
         }
+    }
+
+    /// Whether any of it is to be sent again.
+    pub(crate) fn is_held(&self) -> bool {
+        self.parts().any(|(_, part)| part.stage == Stage::Held)
     }
 
     /// The sub-request at position `part`, while it waits for a reply.
@@ -339,7 +369,6 @@ impl Requests {
         self.unlink(id);
         if let Some(request) = self.arena.get_mut(id) {
             request.state = State::Answered(reply);
-            request.held = 0;
         }
     }
 

@@ -60,15 +60,14 @@ pub struct Session {
     pub(crate) pending_bytes: usize,
     /// The topology's epoch when the oldest command of `pending` was sent.
     pub(crate) epoch: u64,
-    /// Sub-requests in the hold.
-    pub(crate) held: usize,
     /// What it has queued since MULTI.
     pub(crate) transaction: Option<Box<Transaction>>,
     pub(crate) watch: Watch,
     /// Connections that nobody else uses at the moment.
     pub(crate) dedicated: SmallVec<[ConnectionId; 1]>,
     /// None may follow the last command of `pending` yet: it runs on such a connection or on many
-    /// nodes, or changes what the session hears of.
+    /// nodes, or changes what the session hears of; or one of `pending` is not where the next would
+    /// go, being held or sent elsewhere.
     pub(crate) alone: bool,
     /// No further command is read before `pending` is empty.
     pub(crate) parked: bool,
@@ -116,7 +115,6 @@ impl Session {
             pending: VecDeque::new(),
             pending_bytes: 0,
             epoch: 0,
-            held: 0,
             transaction: None,
             watch: Watch::None,
             dedicated: SmallVec::new(),
@@ -182,6 +180,5 @@ impl Session {
     /// Counts a command that waits no longer, its reply having been handed over.
     pub(crate) fn note_answered(&mut self, request: &Request) {
         self.pending_bytes = self.pending_bytes.saturating_sub(request.len);
-        self.held = self.held.saturating_sub(request.held);
     }
 }

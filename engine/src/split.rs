@@ -104,7 +104,8 @@ impl Split {
                 }
             }
             let Some((place, _)) = group.first() else { continue };
-            let part = Part::at(*place, policy);
+            let several_keys = group.len() > 1;
+            let part = Part { several_keys, ..Part::at(*place, policy) };
             parts.push(SplitPart::new(part));
         }
         Self::of_parts(merge, 0, parts, part_of_key)
@@ -121,19 +122,25 @@ impl Split {
         Self { merge, argument, parts, part_of_key, replies, outstanding, error: None }
     }
 
+    pub(crate) fn part(&self, part: u32) -> Option<&Part> {
+        let part = self.parts.get(part as usize)?;
+        (!part.answered).then_some(&part.part)
+    }
+
     pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {
         let part = self.parts.get_mut(part as usize)?;
         (!part.answered).then_some(&mut part.part)
     }
 
-    /// The parts, those in their place that are still to be answered.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Option<&Part>> {
-        self.parts.iter().map(|part| (!part.answered).then_some(&part.part))
+    /// The parts that are still to be answered, with their numbers.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (u32, &Part)> {
+        let numbered = (0..).zip(&self.parts);
+        numbered.filter(|(_, part)| !part.answered).map(|(number, part)| (number, &part.part))
     }
 
     /// Indices of the clusters whose nodes are still to answer.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = usize> {
-        self.parts().flatten().map(|part| part.cluster)
+        self.parts().map(|(_, part)| part.cluster)
     }
 
     /// Takes in the reply to one part. Returns whether that was the last one.

@@ -231,7 +231,8 @@ impl Proxy {
     ) -> Result<(), CrossSlot> {
         let Command { frame, policy, .. } = command;
         if let Some(place) = shared_place(places.clone()) {
-            let state = State::Whole(Part::at(place, policy));
+            let several_keys = command.keys.len() > 1;
+            let state = State::Whole(Part { several_keys, ..Part::at(place, policy) });
             if let Some(request) = self.begin(owner, command, state, now) {
                 self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
             }
@@ -287,7 +288,7 @@ impl Proxy {
                 request.protocol = session.protocol;
                 request.silent = session.silent;
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
-                session.alone = subscribes || to_many || command.way != Way::Shared;
+                session.alone |= subscribes || to_many || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));
                 let request = self.requests.insert_waiting(request, deadline);
                 session.note_pending(request, command.len);
@@ -308,7 +309,7 @@ impl Proxy {
         if delay.is_zero() {
             self.answer(id, |out| out.extend_from_slice(&error));
         } else {
-            let nowhere = Part { cluster: 0, slot: None, policy: command.policy, redirections: 0 };
+            let nowhere = Part::new(0, None, command.policy);
             let owner = Owner::Session(id);
             if let Some(id) = self.begin(owner, command, State::Whole(nowhere), now) {
                 if let Some(request) = self.requests.get_mut(id) {

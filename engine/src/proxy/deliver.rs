@@ -32,10 +32,15 @@ impl Proxy {
         }
     }
 
-    /// Takes the reply to a sub-request; the client gets it, or what it makes with the others.
+    /// Takes a node's reply to a sub-request; the client gets it, or what it makes with the others.
     pub(super) fn take_reply(&mut self, sub_request: SubRequestId, reply: &[u8]) {
-        let id = sub_request.request;
         self.fail_overtaken(sub_request);
+        self.hand_in(sub_request, reply);
+    }
+
+    /// Takes what the client gets for a sub-request; a node need not have executed it.
+    pub(super) fn hand_in(&mut self, sub_request: SubRequestId, reply: &[u8]) {
+        let id = sub_request.request;
         if let Some(count) = self.count_receivers(id, reply) {
             let mut counted = self.buffers.take();
             encode::integer(&mut counted, count);
@@ -64,11 +69,18 @@ impl Proxy {
         }
     }
 
-    /// Answers a sub-request with an error of the proxy's own; `text` starts with a code.
+    /// Answers a sub-request with an error of the proxy's own, though it may have been executed.
+    pub(super) fn take_error(&mut self, sub_request: SubRequestId, text: &str) {
+        self.fail_overtaken(sub_request);
+        self.fail(sub_request, text);
+    }
+
+    /// Answers a sub-request that has not been executed with an error of the proxy's own; `text`
+    /// starts with a code.
     pub(super) fn fail(&mut self, sub_request: SubRequestId, text: &str) {
         let mut error = self.buffers.take();
         encode::error(&mut error, text.as_bytes());
-        self.take_reply(sub_request, &error);
+        self.hand_in(sub_request, &error);
         self.buffers.recycle(error);
     }
 
@@ -105,7 +117,7 @@ impl Proxy {
                 false => format!("CLUSTERDOWN no node of cluster '{name}' answers: {reasons}"),
             };
             encode::error(out, text.as_bytes());
-        } else if request.held > 0 && !request.refusal.is_empty() {
+        } else if request.is_held() && !request.refusal.is_empty() {
             encode::error(out, &request.refusal);
         } else {
             let unknown = if request.read_only { "" } else { "; it may have been executed" };
@@ -139,7 +151,6 @@ impl Proxy {
             return;
         };
         if session.pending.front() != Some(&id) {
-            session.held = session.held.saturating_sub(request.held);
             let mut kept = self.buffers.take();
             kept.extend_from_slice(reply);
             self.requests.set_answered(id, kept);

@@ -7,8 +7,9 @@ use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, ReadPolicy};
 use crate::hold::Held;
 use crate::output::Queued;
-use crate::request::{Leave, Owner, Part, State, SubRequestId, Way};
+use crate::request::{Leave, Owner, Part, Request, RequestId, Stage, State, SubRequestId, Way};
 use crate::resp;
+use crate::session::Session;
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId, Expect, Handshake, Lane, Purpose};
 
@@ -72,23 +73,23 @@ impl Proxy {
             *given = leave;
         }
         let (way, session, protocol) = (request.way, request.session(), request.protocol);
-        let Some(part) = request.part_mut(sub_request.part) else { return };
-        let cluster = part.cluster;
+        let Some(&Part { cluster, stage, .. }) = request.part(sub_request.part) else { return };
         let connection = match (way, session) {
             (Way::Blocking(_) | Way::Watch(_), Some(session)) => {
                 self.dedicated_connection(session, cluster, node, protocol, now)
             }
             _ => self.shared_connection(cluster, node, Lane { protocol, number }, now),
         };
-        match connection {
-            Some(connection) => self.push(connection, sub_request, command, leave, now),
-            None => {
-                if let Some(cluster) = self.clusters.get_mut(cluster) {
-                    cluster.refresh.hurry_for_waiting(now);
-                }
-                self.hold(sub_request, command, now);
+        let Some(connection) = connection else {
+            if let Some(cluster) = self.clusters.get_mut(cluster) {
+                cluster.refresh.hurry_for_waiting(now);
             }
+            return self.hold(sub_request, command, now);
+        };
+        if stage != Stage::New && self.would_overtake(sub_request, connection) {
+            return self.hold(sub_request, command, now);
         }
+        self.push(connection, sub_request, command, leave, now);
     }
 
     /// Keeps a sub-request until the next chance to send it.
@@ -99,14 +100,7 @@ impl Proxy {
                 "CLUSTERDOWN too many commands wait for a node that can serve them",
             );
         }
-        let Some(request) = self.requests.waiting(sub_request.request) else { return };
-        request.held += 1;
-        if let Some(part) = request.part_mut(sub_request.part) {
-            part.redirections = 0;
-        }
-        if let Some(session) = request.session().and_then(|id| self.sessions.get_mut(id)) {
-            session.held += 1;
-        }
+        self.note_held(sub_request);
         let mut kept = self.buffers.take();
         kept.extend_from_slice(command);
         self.hold.push(Held { sub_request, command: kept });
@@ -114,74 +108,117 @@ impl Proxy {
         self.hold.release_at(now + pause);
     }
 
-    /// Whether a later command of the same client for the same slot is under way. The node that
-    /// refused this one may serve that one, and then it is too late for this one: see
-    /// [`Self::fail_overtaken`].
-    pub(super) fn is_followed(&self, sub_request: SubRequestId) -> bool {
-        let Some(request) = self.requests.get(sub_request.request) else { return false };
-        let Some(part) = request.part(sub_request.part) else { return false };
-        let session = request.session().and_then(|id| self.sessions.get(id));
-        let Some(session) = session else { return false };
-        let later = session.pending.iter().rev().take_while(|id| **id != sub_request.request);
-        later.filter_map(|id| self.requests.get(*id)).any(|later| {
-            later.held == 0
-                && !(request.read_only && later.read_only)
-                && later.awaits(part.cluster, part.slot)
-        })
+    /// A sub-request has come back, or cannot be sent: nothing is read from its client that could
+    /// overtake it.
+    pub(super) fn note_held(&mut self, sub_request: SubRequestId) {
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        if let Some(part) = request.part_mut(sub_request.part) {
+            part.stage = Stage::Held;
+            part.redirections = 0;
+        }
+        self.keep_alone(sub_request);
     }
 
-    /// A reply has come to a command: earlier ones of its client for the same slot that were refused
-    /// and wait to be sent again would now be executed in the wrong order. They fail as refused.
-    pub(super) fn fail_overtaken(&mut self, sub_request: SubRequestId) {
-        let Some(request) = self.requests.get(sub_request.request) else { return };
-        let Some(Part { cluster, slot, .. }) = request.part(sub_request.part).copied() else {
-            return;
-        };
-        let read_only = request.read_only;
-        let session = request.session().and_then(|id| self.sessions.get(id));
-        let Some(session) = session.filter(|session| session.held > 0) else { return };
-        let earlier = session.pending.iter().take_while(|id| **id != sub_request.request);
-        let overtaken = earlier.copied().filter(|id| {
-            self.requests.get(*id).is_some_and(|earlier| {
-                earlier.held > 0
-                    && !earlier.refusal.is_empty()
-                    && !(read_only && earlier.read_only)
-                    && earlier.awaits(cluster, slot)
-            })
-        });
-        for id in overtaken.collect::<Vec<_>>() {
-            let mut error = self.buffers.take();
-            if let Some(request) = self.requests.get(id) {
-                resp::encode::error(&mut error, &request.refusal);
-            }
-            self.deliver(id, &error);
-            self.buffers.recycle(error);
+    /// Lets no command follow those of the client of this one, until they are answered.
+    pub(super) fn keep_alone(&mut self, sub_request: SubRequestId) {
+        let request = self.requests.get(sub_request.request);
+        let session = request.and_then(|request| self.sessions.get_mut(request.session()?));
+        if let Some(session) = session {
+            session.alone = true;
         }
     }
 
     /// Lets all held commands try again, in the order in which they came.
     pub(super) fn release_held(&mut self, now: Instant) {
         for Held { sub_request, command } in self.hold.take_all() {
-            if self.is_followed(sub_request) {
-                self.hold.push(Held { sub_request, command });
-                let pause = self.rng.jitter(RETRY_PAUSE);
-                self.hold.release_at(now + pause);
-                continue;
-            }
             if let Some(request) = self.requests.waiting(sub_request.request) {
-                request.held = request.held.saturating_sub(1);
-                let session = request.session();
-                if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
-                    session.held = session.held.saturating_sub(1);
-                }
                 match request.state {
                     State::Hello(_) => self.finish_hello(sub_request.request, now),
                     State::Unplanned(..) => self.spread(sub_request.request, &command, now),
-                    _ => self.send(sub_request, &command, now),
+                    _ => self.send_again(sub_request, &command, now),
                 }
             }
             self.buffers.recycle(command);
         }
+    }
+
+    /// Sends a sub-request that has come back, if it does not get out of its client's order: it
+    /// waits until those behind it are answered, and [`Self::send_to`] sees to it that it follows
+    /// those before it. If one behind it has been executed meanwhile, it is too late for this one:
+    /// see [`Self::fail_overtaken`].
+    pub(super) fn send_again(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
+        if self.is_followed(sub_request) {
+            self.hold(sub_request, command, now);
+        } else {
+            self.send(sub_request, command, now);
+        }
+    }
+
+    /// Whether a later command of the same client for the same slot is under way.
+    pub(super) fn is_followed(&self, sub_request: SubRequestId) -> bool {
+        let Some((session, request, part)) = self.ordered(sub_request) else { return false };
+        let later = session.pending.iter().rev().take_while(|id| **id != sub_request.request);
+        self.rivals(request, part, later).any(|(_, stage)| matches!(stage, Stage::Sent(_)))
+    }
+
+    /// Whether a sub-request would get ahead of an earlier command of its client for the same slot
+    /// by this connection, because that one has gone another way or is held.
+    fn would_overtake(&self, sub_request: SubRequestId, connection: ConnectionId) -> bool {
+        let Some((session, request, part)) = self.ordered(sub_request) else { return false };
+        let earlier = session.pending.iter().take_while(|id| **id != sub_request.request);
+        self.rivals(request, part, earlier).any(|(_, stage)| stage != Stage::Sent(connection))
+    }
+
+    /// A sub-request has, or may have, been executed: earlier ones of its client for the same slot
+    /// that were to be sent again would now be executed in the wrong order. They fail as refused.
+    pub(super) fn fail_overtaken(&mut self, sub_request: SubRequestId) {
+        let Some((session, request, part)) = self.ordered(sub_request) else { return };
+        if !session.alone {
+            return;
+        }
+        let earlier = session.pending.iter().take_while(|id| **id != sub_request.request);
+        let overtaken: Vec<_> = self
+            .rivals(request, part, earlier)
+            .filter(|(_, stage)| *stage == Stage::Held)
+            .map(|(overtaken, _)| overtaken)
+            .collect();
+        for overtaken in overtaken {
+            let mut error = self.buffers.take();
+            if let Some(request) = self.requests.get(overtaken.request) {
+                resp::encode::error(&mut error, request.refusal());
+            }
+            self.hand_in(overtaken, &error);
+            self.buffers.recycle(error);
+        }
+    }
+
+    /// A sub-request with its client and its place, if its order with the client's others matters:
+    /// that of mirrors' copies and of what is left to replicas does not.
+    fn ordered(&self, sub_request: SubRequestId) -> Option<(&Session, &Request, &Part)> {
+        let request = self.requests.get(sub_request.request)?;
+        let session = self.sessions.get(request.session()?)?;
+        let part = request.part(sub_request.part)?;
+        (part.policy == ReadPolicy::Master).then_some((session, request, part))
+    }
+
+    /// What of `others` must keep its order with a sub-request: what is for the same slot, unless both
+    /// only read.
+    fn rivals<'a>(
+        &'a self,
+        request: &'a Request,
+        part: &'a Part,
+        others: impl Iterator<Item = &'a RequestId>,
+    ) -> impl Iterator<Item = (SubRequestId, Stage)> {
+        let others = others.filter_map(|id| Some((*id, self.requests.get(*id)?)));
+        let others = others.filter(|(_, other)| !(request.read_only && other.read_only));
+        others.flat_map(|(id, other)| {
+            let there = other.parts().filter(|(_, other)| {
+                other.cluster == part.cluster
+                    && other.slot == part.slot
+                    && other.policy == ReadPolicy::Master
+            });
+            there.map(move |(part, other)| (SubRequestId { request: id, part }, other.stage))
+        })
     }
 
     /// Opens a connection; its handshake goes first.
@@ -288,15 +325,14 @@ impl Proxy {
         if leave == Leave::Asked {
             connection.pipeline.push(Expect::Nothing, ASKING);
         }
-        let request = self.requests.get(sub_request.request);
-        let waits = request.is_some_and(|request| {
-            matches!((request.way, &request.state), (Way::Blocking(_), State::Split(_)))
-        });
-        if waits {
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        if let Some(part) = request.part_mut(sub_request.part) {
+            part.stage = Stage::Sent(id);
+        }
+        if let (Way::Blocking(_), State::Split(_)) = (request.way, &request.state) {
             connection.pipeline.push(Expect::Nothing, PING);
         }
-        let exec = request.and_then(|request| request.exec.as_ref());
-        let replies = exec.map_or(1, |exec| exec.replies);
+        let replies = request.exec.as_ref().map_or(1, |exec| exec.replies);
         connection.pipeline.push_unit(Expect::Request(sub_request), command, replies);
         self.stats.upstream(connection.cluster).upstream_rq_total += 1;
         if self.config.enable_command_stats {

@@ -186,7 +186,7 @@ impl Proxy {
     /// A standalone Redis executes a client's commands in their order. Here that holds because
     /// commands for one slot follow each other down one connection; so while one of them is held,
     /// or may have been sent to a node that no longer owns its slot, none may overtake it on
-    /// another way.
+    /// another way. What is sent more than once sees to that itself: see [`Self::send_again`].
     fn must_wait(&mut self, id: SessionId) -> bool {
         let limits = &self.config.limits;
         let Some(session) = self.sessions.get_mut(id) else { return true };
@@ -195,7 +195,6 @@ impl Proxy {
         }
         let wait = !session.pending.is_empty()
             && (session.alone
-                || session.held > 0
                 || session.epoch != self.epoch
                 || session.pending.len() >= limits.session_requests
                 || session.pending_bytes >= limits.session_bytes);

@@ -102,8 +102,7 @@ impl Proxy {
         now: Instant,
     ) {
         let cluster = self.default_cluster;
-        let policy = ReadPolicy::Master;
-        let part = Part { cluster, slot: Some(slot), policy, redirections: 0 };
+        let part = Part::new(cluster, Some(slot), ReadPolicy::Master);
         let command = Command { len, ..Command::unit(spec, frame.bytes(), Way::Shared) };
         let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
         if let Some(request) = request {

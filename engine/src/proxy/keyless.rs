@@ -102,7 +102,7 @@ impl Proxy {
                 return;
             }
         };
-        let part = Part { cluster, slot, policy, redirections: 0 };
+        let part = Part::new(cluster, slot, policy);
         if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
             self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
         }

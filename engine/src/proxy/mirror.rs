@@ -181,7 +181,7 @@ impl Proxy {
             }
             let cluster = mirror.cluster;
             let slot = key.map(|key| self.routes.slot(cluster, key));
-            let part = Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 };
+            let part = Part::new(cluster, slot, ReadPolicy::Master);
             let owner = Owner::Mirror(cluster);
             let command = Command::unit(copy.spec, copy.bytes, Way::Shared);
             if let Some(request) = self.begin(owner, command, State::Whole(part), now) {

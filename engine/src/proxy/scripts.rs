@@ -48,14 +48,7 @@ impl Proxy {
         if let Some(request) = request {
             request.refusal =
                 reply.trim_ascii_end().strip_prefix(b"-").unwrap_or_default().to_vec();
-            let session = request.session().and_then(|id| self.sessions.get(id));
-            let behind_others = session.is_some_and(|session| session.held > 0);
-            // It must neither overtake those that wait nor be overtaken by what is under way.
-            if behind_others || self.is_followed(sub_request) {
-                self.hold(sub_request, &eval, now);
-            } else {
-                self.send(sub_request, &eval, now);
-            }
+            self.send_again(sub_request, &eval, now);
         }
         self.buffers.recycle(eval);
         written

@@ -31,7 +31,8 @@ const UNWATCH: &[u8] = b"*1\r\n$7\r\nUNWATCH\r\n";
 
 impl Proxy {
     /// Whether the session's next command has to come after all before it: it runs on a connection of
-    /// its own or on many nodes, or messages will follow its answer.
+    /// its own or on many nodes, or messages will follow its answer, or what comes behind it will go by
+    /// connections of another version.
     pub(super) fn runs_alone(&self, id: SessionId, support: Support) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
         match support {
@@ -42,6 +43,7 @@ impl Proxy {
             Support::EveryPrimary(_) | Support::Scan | Support::Wait => {
                 session.transaction.is_none()
             }
+            Support::Local(Local::Hello | Local::Reset) => true,
             _ => false,
         }
     }
@@ -223,7 +225,8 @@ impl Proxy {
             return self.answer_no_route(id, spec);
         };
         let slot = place.map(|place| place.slot);
-        let part = Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 };
+        let part = Part::new(cluster, slot, ReadPolicy::Master);
+        let part = Part { several_keys: true, ..part };
         let way = if watch == Watch::None { Way::Shared } else { Way::WatchedExec };
         let owner = Owner::Session(id);
         let Some(request) =

@@ -14,6 +14,9 @@ use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
 /// A command that nodes have sent on this often waits before it follows them further.
 const REDIRECTIONS: u8 = 5;
 
+/// What Redis says to a command whose keys it cannot find in one node while their slot moves.
+const TRYAGAIN: &[u8] = b"TRYAGAIN Multiple keys request during rehashing of slot";
+
 /// Whether a connection is still there after a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
@@ -271,6 +274,7 @@ impl Proxy {
         }
         let Some(cluster) = self.connections.get(from).map(|from| from.cluster) else { return };
         self.stats.upstream(cluster).upstream_rq_retry += 1;
+        let is_ask = matches!(error, ErrorReply::Ask(_));
         let followed = match error {
             ErrorReply::Moved(to) => {
                 self.stats.upstream(cluster).redirect_moved += 1;
@@ -286,7 +290,8 @@ impl Proxy {
         if followed.is_none() {
             if let Some(request) = self.requests.get_mut(sub_request.request) {
                 let text = reply.strip_prefix(b"-").unwrap_or(reply);
-                request.refusal = text.strip_suffix(b"\r\n").unwrap_or(text).to_vec();
+                let text = text.strip_suffix(b"\r\n").unwrap_or(text);
+                request.refusal = if is_ask { TRYAGAIN } else { text }.to_vec();
             }
             if let Some(cluster) = self.cluster_of(from) {
                 cluster.refresh.hurry(now);
@@ -306,6 +311,15 @@ impl Proxy {
         now: Instant,
     ) -> Option<()> {
         let target = to.target(&self.connections.get(from)?.address)?;
+        let request = self.requests.get(sub_request.request)?;
+        let several_keys = request.part(sub_request.part)?.several_keys;
+        if leave == Leave::Asked && several_keys {
+            // Some of them may still be here, where commands behind this one would be served.
+            if self.is_followed(sub_request) {
+                return None;
+            }
+            self.keep_alone(sub_request);
+        }
         let part = self.requests.get_mut(sub_request.request)?.part_mut(sub_request.part)?;
         part.redirections += 1;
         if part.redirections > REDIRECTIONS {
@@ -421,30 +435,39 @@ impl Proxy {
         }
         self.forget_dedicated(id, &connection);
         self.release_shared(id, &connection, reason, now);
+        let mut returned = Vec::new();
         while let Some(popped) = connection.pipeline.pop() {
             let Expect::Request(sub_request) = popped.expect else { continue };
             let Some(request) = self.requests.waiting(sub_request.request) else { continue };
+            let code = match request.way {
+                // What Redis says when it has to let go of a client that waits.
+                Way::Blocking(_) => "UNBLOCKED",
+                _ => "ERR",
+            };
+            let text = format!(
+                "{code} the connection to {} was lost ({reason}) before the reply",
+                connection.address
+            );
             if popped.written && !request.read_only {
-                let code = match request.way {
-                    // What Redis says when it has to let go of a client that waits.
-                    Way::Blocking(_) => "UNBLOCKED",
-                    _ => "ERR",
-                };
-                let text = format!(
-                    "{code} the connection to {} was lost ({reason}) before the reply: \
-                     the command may have been executed",
-                    connection.address
-                );
                 self.conclude_watched(sub_request);
-                self.fail(sub_request, &text);
+                self.take_error(sub_request, &(text + ": the command may have been executed"));
             } else {
-                self.stats.upstream(connection.cluster).upstream_rq_retry += 1;
-                let mut command = self.buffers.take();
-                command.extend_from_slice(connection.pipeline.bytes(popped.range));
-                self.resume_blocked(sub_request.request, &mut command, now);
-                self.send(sub_request, &command, now);
-                self.buffers.recycle(command);
+                request.refusal = text.into_bytes();
+                self.note_held(sub_request);
+                returned.push((sub_request, popped.range));
             }
+        }
+        // None of these has to wait for those behind it, because they have come back too.
+        for (sub_request, range) in returned {
+            if self.requests.waiting(sub_request.request).is_none() {
+                continue;
+            }
+            self.stats.upstream(connection.cluster).upstream_rq_retry += 1;
+            let mut command = self.buffers.take();
+            command.extend_from_slice(connection.pipeline.bytes(range));
+            self.resume_blocked(sub_request.request, &mut command, now);
+            self.send_again(sub_request, &command, now);
+            self.buffers.recycle(command);
         }
         self.buffers.recycle(connection.input);
     }

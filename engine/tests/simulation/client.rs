@@ -290,6 +290,7 @@ impl World {
         let known = ["may have been executed", "TIMEOUT", "CLUSTERDOWN", "TRYAGAIN", "LOADING"];
         let known = known.into_iter().chain(["READONLY", "MASTERDOWN", "EXECABORT"]);
         let known = known.chain(["bytes of commands wait for replies", "UNBLOCKED"]);
+        let known = known.chain(["was lost"]);
         assert!(
             known.into_iter().any(|known| error.contains(known)),
             "client {number} got '{error}' where {expected:?} was due"

@@ -21,8 +21,6 @@ pub struct Op {
     pub session: usize,
     pub key: Vec<u8>,
     pub effect: Effect,
-    /// Its command has, or may have, other keys too.
-    pub together: bool,
     pub called: Instant,
     pub outcome: Outcome,
 }
@@ -62,20 +60,15 @@ impl History {
     /// Notes an operation whose outcome is not known yet.
     pub fn begin(&mut self, session: usize, key: &[u8], effect: Effect, now: Instant) -> OpId {
         let (key, outcome) = (key.to_vec(), Outcome::Unknown);
-        self.ops.push(Op { session, key, effect, together: false, called: now, outcome });
+        self.ops.push(Op { session, key, effect, called: now, outcome });
         self.ops.len() - 1
-    }
-
-    /// Notes that the operations since this one are one command's.
-    pub fn bind(&mut self, first: OpId) {
-        self.ops[first..].iter_mut().for_each(|op| op.together = true);
     }
 
     /// Panics when clients were told what nodes did not do.
     pub fn check(&self, journal: &Journal, profile: &Profile) {
         self.check_writes(journal);
         self.check_lists(journal);
-        self.check_order(journal, profile.refuses());
+        self.check_order(journal, profile.reshard > 0);
         self.check_reads(journal, profile);
     }
 
@@ -104,17 +97,14 @@ impl History {
         }
     }
 
-    /// What one client wrote to one slot was executed in its order; where nodes refuse commands, what
-    /// it wrote to one key by commands of one key each.
-    fn check_order(&self, journal: &Journal, refusals: bool) {
+    /// What one client wrote to one slot was executed in its order; what it wrote to one key, where
+    /// slots move: two nodes share a slot meanwhile.
+    fn check_order(&self, journal: &Journal, slots_move: bool) {
         let mut last = BTreeMap::new();
         for op in self.ops.iter().filter(|op| matches!(op.outcome, Outcome::Done(_))) {
             let Some(token) = op.token() else { continue };
             let Some(at) = journal.executions(token).first().copied() else { continue };
-            if refusals && op.together {
-                continue;
-            }
-            let key = refusals.then_some(&op.key);
+            let key = slots_move.then_some(&op.key);
             let place = (op.session, Slot::of(&op.key).number(), key);
             if let Some((before, earlier)) = last.insert(place, (at, token)) {
                 assert!(
@@ -134,7 +124,7 @@ impl History {
             if profile.reads_from_replicas() || journal.has_lost(key) {
                 continue;
             }
-            let steps = self.steps(key, journal, profile.refuses());
+            let steps = self.steps(key, journal);
             if check(&steps) == Verdict::Contradicts {
                 let told: Vec<_> = shortest(&steps).iter().map(ToString::to_string).collect();
                 let last = told[told.len().saturating_sub(TOLD)..].join("\n  ");
@@ -161,7 +151,7 @@ impl History {
         }
     }
 
-    fn steps(&self, key: &[u8], journal: &Journal, refusals: bool) -> Vec<Step> {
+    fn steps(&self, key: &[u8], journal: &Journal) -> Vec<Step> {
         let mut steps = Vec::new();
         // For each client its last write, and its reads since.
         let mut before: BTreeMap<_, Vec<usize>> = BTreeMap::new();
@@ -177,11 +167,9 @@ impl History {
                 continue;
             }
             // The proxy keeps one command's order with another if one of them writes, and if it
-            // knows what has become of both. One with several keys may be refused where those with
-            // one key are not, and is overtaken by them.
-            let ordered = returned.is_some() && !(refusals && op.together);
+            // knows what has become of both.
             let mut after = Vec::new();
-            if ordered {
+            if returned.is_some() {
                 let before = before.entry(op.session).or_default();
                 let is_write = |at: &usize| {
                     let step: &Step = &steps[*at];

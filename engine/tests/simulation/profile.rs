@@ -40,11 +40,6 @@ impl Profile {
         self.read_policy != "MASTER"
     }
 
-    /// Whether nodes refuse commands, or send them elsewhere.
-    pub fn refuses(&self) -> bool {
-        self.reshard + self.fail_over + self.refuse > 0
-    }
-
     pub fn weights(&self) -> [u32; 5] {
         [self.cut, self.reshard, self.fail_over, self.silence, self.refuse]
     }

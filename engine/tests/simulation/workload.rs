@@ -159,7 +159,6 @@ impl World {
                     ops.push(self.begin(number, &key, Effect::Write(token.clone())));
                     arguments.extend([key, token]);
                 }
-                self.history.bind(ops[0]);
                 batch.add(&words(b"MSET", &arguments), Expected::Written(ops));
             }
             15 => {
@@ -183,7 +182,7 @@ impl World {
         let keys = self.clients[number].keys.clone();
         let tag = self.rng.usize(..TAGS);
         batch.add(&[b"MULTI"], Expected::Status("OK"));
-        let (mut expected, first) = (Vec::new(), self.history.ops.len());
+        let mut expected = Vec::new();
         for _ in 0..self.rng.usize(1..4) {
             let token = self.clients[number].token();
             let key = |kind| format!("{}{kind}", keys.tags[tag]).into_bytes();
@@ -205,7 +204,6 @@ impl World {
                 }
             }
         }
-        self.history.bind(first);
         batch.add(&[b"EXEC"], Expected::Exec(expected));
     }
 
@@ -243,9 +241,7 @@ impl World {
         keys: &[Vec<u8>],
         effect: impl Fn() -> Effect,
     ) -> Vec<OpId> {
-        let ops: Vec<_> = keys.iter().map(|key| self.begin(number, key, effect())).collect();
-        self.history.bind(ops[0]);
-        ops
+        keys.iter().map(|key| self.begin(number, key, effect())).collect()
     }
 }
 

@@ -70,6 +70,8 @@ pub struct FakeCluster {
     pub blocking: bool,
     /// An error that the next command gets, whichever node it reaches.
     pub refuse_once: Option<String>,
+    /// How many more commands a node answers before it falls silent, by address.
+    pub patience: BTreeMap<String, usize>,
     /// Every command but the connections' own, as `address: words`.
     pub executed: Vec<String>,
     /// Who some nodes, by address, still believe to own the slots.
@@ -114,6 +116,7 @@ impl FakeCluster {
             errors: BTreeMap::new(),
             blocking: false,
             refuse_once: None,
+            patience: BTreeMap::new(),
             executed: Vec::new(),
             stale: BTreeMap::new(),
             version: "7.0.15".to_owned(),
@@ -193,6 +196,12 @@ impl FakeCluster {
         Some(String::from_utf8_lossy(value).into_owned())
     }
 
+    /// Lets a node answer so many commands and then fall silent.
+    pub fn answer_only(&mut self, address: &str, commands: usize) {
+        self.set_health(address, Health::Well);
+        self.patience.insert(address.to_owned(), commands);
+    }
+
     /// Executes what has arrived on one connection.
     pub fn execute(&mut self, address: &str, peer: &mut Peer) {
         let Some(node) = self.nodes.iter().position(|node| node.address == address) else { return };
@@ -209,12 +218,16 @@ impl FakeCluster {
         let mut parser = RequestParser::default();
         let mut read = 0;
         while let Some(rest) = peer.input.get(read..).filter(|rest| !rest.is_empty()) {
+            if self.nodes[node].health != Health::Well {
+                break;
+            }
             match parser.parse(rest, &Limits::default()).expect("the proxy sends commands") {
                 Parsed::Incomplete => break,
                 Parsed::Ignored { .. } => panic!("the proxy sends no empty commands"),
                 Parsed::Command { len } => {
                     let rest = rest.to_vec();
                     self.answer(node, peer, &parser.frame(&rest));
+                    self.tire(address);
                     read += len;
                     if peer.blocked.is_some() {
                         break;
@@ -223,6 +236,16 @@ impl FakeCluster {
             }
         }
         peer.input.drain(..read);
+    }
+
+    /// A node has answered one of the commands that it had patience for.
+    fn tire(&mut self, address: &str) {
+        let Some(left) = self.patience.get_mut(address) else { return };
+        *left -= 1;
+        if *left == 0 {
+            self.patience.remove(address);
+            self.set_health(address, Health::Silent);
+        }
     }
 
     fn answer(&mut self, node: usize, peer: &mut Peer, frame: &RequestFrame<'_>) {

@@ -45,7 +45,7 @@ impl Proxy {
     ) -> Part {
         let is_sharded = kind == TopicKind::ShardChannel;
         let slot = is_sharded.then(|| self.routes.slot(cluster, channel));
-        Part { cluster, slot, policy: ReadPolicy::Master, redirections: 0 }
+        Part::new(cluster, slot, ReadPolicy::Master)
     }
 
     /// The reply to a PUBLISH with those receivers counted that the node does not know of; `None` if

@@ -1,6 +1,6 @@
 //! Clients: they send pipelines, and know what each reply must look like.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use redis::Value;
@@ -29,6 +29,9 @@ pub struct Client {
     /// A key that it watches, and what it has read from it since.
     pub watched: Option<(Vec<u8>, Option<State>)>,
     pub left: usize,
+    /// Where its SCAN has come to, and the keys that it has brought.
+    pub cursor: Vec<u8>,
+    pub scanned: BTreeSet<Vec<u8>>,
     session: Option<SessionId>,
     received: Vec<u8>,
     /// Pieces that have not reached the proxy.
@@ -64,6 +67,10 @@ pub enum Expected {
     Popped(Vec<u8>),
     /// The greeting of HELLO 3.
     Hello,
+    /// The next cursor and some keys.
+    Scanned,
+    /// A number of keys.
+    Count,
 }
 
 impl Client {
@@ -89,6 +96,8 @@ impl World {
             protocol: Protocol::Resp2,
             watched: None,
             left: BATCHES,
+            cursor: b"0".to_vec(),
+            scanned: BTreeSet::new(),
             session: Some(session),
             received: Vec::new(),
             in_flight: 0,
@@ -213,6 +222,21 @@ impl World {
                 self.clients[number].protocol = Protocol::Resp3;
                 true
             }
+            (Expected::Scanned, Value::Array(got)) => match &got[..] {
+                [Value::BulkString(cursor), Value::Array(keys)] => {
+                    let client = &mut self.clients[number];
+                    client.cursor.clone_from(cursor);
+                    keys.iter().all(|key| match key {
+                        Value::BulkString(key) => {
+                            client.scanned.insert(key.clone());
+                            client.keys.contain(key)
+                        }
+                        _ => false,
+                    })
+                }
+                _ => false,
+            },
+            (Expected::Count, Value::Int(_)) => true,
             (Expected::Written(ops), Value::Okay) => {
                 ops.iter().for_each(|op| self.history.ops[*op].outcome = done);
                 true
@@ -324,7 +348,9 @@ impl World {
             | Expected::Watching(_)
             | Expected::Echo(_)
             | Expected::Popped(_)
-            | Expected::Hello => {}
+            | Expected::Hello
+            | Expected::Scanned
+            | Expected::Count => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A model of a Redis Cluster: who owns what, who believes what, and who copies from whom.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ use super::node::Peer;
 
 /// Shards; each has a primary and a replica.
 pub const SHARDS: usize = 3;
+
+/// The node that is a mirror, behind those of the cluster.
+pub const MIRROR: usize = 2 * SHARDS;
 
 /// Names a connection, at both of its ends.
 pub type LinkId = usize;
@@ -24,6 +27,8 @@ pub struct Cluster {
     /// The nodes' ends of connections.
     pub peers: BTreeMap<LinkId, Peer>,
     pub journal: Journal,
+    /// What the mirror has executed.
+    pub mirror_journal: Journal,
     /// Replies on their way out.
     pub outbox: Vec<(LinkId, Vec<u8>)>,
     changes: u64,
@@ -76,11 +81,12 @@ pub enum Value {
 }
 
 impl Cluster {
-    pub fn new() -> Self {
+    /// A cluster, and a mirror if there is to be one.
+    pub fn new(mirror: bool) -> Self {
         let owners = (0..SLOTS).map(|slot| slot * SHARDS / SLOTS).collect();
         let copies = (0..SHARDS).map(|shard| (SHARDS + shard, shard)).collect();
         let truth = Rc::new(View { epoch: 1, owners, copies });
-        let nodes = (0..2 * SHARDS).map(|number| Node {
+        let nodes = (0..MIRROR + usize::from(mirror)).map(|number| Node {
             address: format!("node-{number}:6379"),
             health: Health::Well,
             delay: Duration::ZERO,
@@ -98,6 +104,7 @@ impl Cluster {
             migrations: BTreeMap::new(),
             peers: BTreeMap::new(),
             journal: Journal::default(),
+            mirror_journal: Journal::default(),
             outbox: Vec::new(),
             changes: 0,
         }
@@ -107,6 +114,14 @@ impl Cluster {
         self.nodes.iter().position(|node| node.address == address).expect("a node's address")
     }
 
+    /// Notes that a node has executed a write of this text.
+    pub fn note(&mut self, node: usize, token: &[u8]) {
+        match node {
+            MIRROR => self.mirror_journal.note(token),
+            _ => self.journal.note(token),
+        }
+    }
+
     /// Who copies from a primary.
     pub fn replicas(&self, primary: usize) -> Vec<usize> {
         let copies = self.truth.copies.iter().filter(|(_, of)| **of == primary);
@@ -114,7 +129,13 @@ impl Cluster {
     }
 
     pub fn primaries(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|node| !self.truth.copies.contains_key(node)).collect()
+        (0..MIRROR).filter(|node| !self.truth.copies.contains_key(node)).collect()
+    }
+
+    /// All keys that there are.
+    pub fn keys(&self) -> BTreeSet<Vec<u8>> {
+        let primaries = self.primaries().into_iter();
+        primaries.flat_map(|node| self.nodes[node].data.keys().cloned()).collect()
     }
 
     /// Changes a key at a primary; its replicas will hear of it.

@@ -72,6 +72,26 @@ impl History {
         self.check_reads(journal, profile);
     }
 
+    /// Panics when a mirror has executed what it should not have, or, in peace, not all of what clients
+    /// wrote, in their order.
+    pub fn check_mirror(&self, journal: &Journal, in_peace: bool) {
+        let writes = self.ops.iter().filter_map(|op| op.token());
+        for token in writes.chain(self.pushed.keys().map(Vec::as_slice)) {
+            let times = journal.executions(token).len();
+            let name = token.escape_ascii();
+            assert!(times <= 1, "the mirror has executed the write of {name} {times} times");
+        }
+        if !in_peace {
+            return;
+        }
+        for op in self.ops.iter().filter(|op| matches!(op.outcome, Outcome::Done(_))) {
+            let Some(token) = op.token() else { continue };
+            let name = token.escape_ascii();
+            assert_eq!(journal.executions(token).len(), 1, "the mirror has not executed {name}");
+        }
+        self.check_order(journal, false);
+    }
+
     fn check_writes(&self, journal: &Journal) {
         let writes = self.ops.iter().filter_map(|op| Some((op.token()?, op.outcome)));
         let pushes = self.pushed.iter().map(|(token, outcome)| (&token[..], *outcome));

@@ -31,6 +31,26 @@ fn nothing_is_lost_in_peace() {
 }
 
 #[test]
+fn a_mirror_gets_all_that_is_written_in_its_order() {
+    static PROFILE: Profile = Profile { mirror: true, ..PEACEFUL };
+    simulate("a_mirror_gets_all_that_is_written_in_its_order", &PROFILE);
+}
+
+#[test]
+fn a_mirror_gets_nothing_twice_whatever_happens() {
+    static PROFILE: Profile = Profile {
+        mirror: true,
+        cut: 2,
+        reshard: 2,
+        fail_over: 2,
+        silence: 2,
+        refuse: 2,
+        ..PEACEFUL
+    };
+    simulate("a_mirror_gets_nothing_twice_whatever_happens", &PROFILE);
+}
+
+#[test]
 fn nothing_is_lost_while_connections_are_cut_at_any_byte() {
     static PROFILE: Profile = Profile { cut: 1, torn: 60, ..PEACEFUL };
     simulate("nothing_is_lost_while_connections_are_cut_at_any_byte", &PROFILE);

@@ -5,7 +5,7 @@ use slotmesh_engine::{Instant, SLOTS, Slot};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::cluster::{Cluster, Health, LinkId, Value};
+use super::cluster::{Cluster, Health, LinkId, MIRROR, Value};
 
 /// A node's end of a connection.
 pub struct Peer {
@@ -166,6 +166,9 @@ impl Cluster {
         if let Some(refusal) = node.refuse_once.take().or(node.refusal) {
             return Some(refusal.to_owned());
         }
+        if number == MIRROR {
+            return None;
+        }
         let keys: Vec<_> = commands.iter().flat_map(|command| keys(command)).collect();
         let slot = Slot::of(keys.first()?).number();
         assert!(keys.iter().all(|key| Slot::of(key).number() == slot), "keys of several slots");
@@ -210,7 +213,7 @@ impl Cluster {
             }
             b"SET" | b"MSET" => {
                 for pair in command[1..].chunks(2) {
-                    self.journal.note(&pair[1]);
+                    self.note(node, &pair[1]);
                     self.store(node, &pair[0], Some(Value::Text(pair[1].clone())), arrives);
                 }
                 encode::simple(out, b"OK");
@@ -234,17 +237,28 @@ impl Cluster {
                 let mut value = self.text(node, &command[1]).unwrap_or_default();
                 value.extend_from_slice(&command[2]);
                 encode::integer(out, value.len() as i64);
-                self.journal.note(&command[2]);
+                self.note(node, &command[2]);
                 self.store(node, &command[1], Some(Value::Text(value)), arrives);
             }
             b"RPUSH" => {
                 let mut list = self.list(node, &command[1]);
                 list.push_back(command[2].clone());
                 encode::integer(out, list.len() as i64);
-                self.journal.note(&command[2]);
+                self.note(node, &command[2]);
                 self.store(node, &command[1], Some(Value::List(list)), arrives);
                 self.serve_blocked(node, &command[1], now);
             }
+            b"LPOP" => {
+                let mut list = self.list(node, &command[1]);
+                match list.pop_front() {
+                    Some(element) => encode::bulk(out, &element),
+                    None => encode::null(out, protocol),
+                }
+                let rest = (!list.is_empty()).then_some(Value::List(list));
+                self.store(node, &command[1], rest, arrives);
+            }
+            b"SCAN" => self.scan(node, &command[1], out),
+            b"DBSIZE" => encode::integer(out, self.nodes[node].data.len() as i64),
             b"BLPOP" => {
                 let seconds: f64 = std::str::from_utf8(&command[2]).unwrap().parse().unwrap();
                 let until = (seconds > 0.0).then(|| now + Duration::from_secs_f64(seconds));
@@ -349,6 +363,28 @@ impl Cluster {
         }
     }
 
+    /// The next keys, in the order of numbers made of them, so that it does not matter which of the
+    /// others come and go.
+    fn scan(&self, node: usize, cursor: &[u8], out: &mut Vec<u8>) {
+        const COUNT: usize = 3;
+        let cursor: u32 = std::str::from_utf8(cursor).unwrap().parse().unwrap();
+        let number = |key: &[u8]| {
+            let mixed = key
+                .iter()
+                .fold(7_u32, |sum, byte| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+            1 + mixed % 1_000_000_007
+        };
+        let mut keys: Vec<_> = self.nodes[node].data.keys().map(|key| (number(key), key)).collect();
+        keys.sort_unstable();
+        keys.retain(|(number, _)| *number >= cursor);
+        let next = keys.get(COUNT).map_or(0, |(number, _)| *number);
+        keys.truncate(COUNT);
+        encode::array_header(out, 2);
+        encode::bulk(out, next.to_string().as_bytes());
+        encode::array_header(out, keys.len());
+        keys.iter().for_each(|(_, key)| encode::bulk(out, key));
+    }
+
     fn write_slots(&self, node: usize, out: &mut Vec<u8>) {
         let view = &self.nodes[node].view;
         let starts = (0..SLOTS).filter(|at| *at == 0 || view.owners[*at] != view.owners[*at - 1]);
@@ -394,6 +430,7 @@ fn keys(command: &Command) -> Vec<&Vec<u8>> {
         b"MGET" | b"DEL" | b"WATCH" => command[1..].iter().collect(),
         b"MSET" => command[1..].iter().step_by(2).collect(),
         b"EVAL_RO" => vec![&command[3]],
+        b"SCAN" => Vec::new(),
         _ => command.get(1).into_iter().collect(),
     }
 }

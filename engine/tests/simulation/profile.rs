@@ -8,6 +8,8 @@ pub const OP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Which faults happen, and under which configuration.
 pub struct Profile {
     pub read_policy: &'static str,
+    /// A standalone server gets a copy of every write.
+    pub mirror: bool,
     /// Of a hundred pieces of bytes, so many are torn once more.
     pub torn: u8,
     /// Weights of the faults; 0: never.
@@ -24,6 +26,7 @@ pub struct Profile {
 /// Nothing goes wrong.
 pub const PEACEFUL: Profile = Profile {
     read_policy: "MASTER",
+    mirror: false,
     torn: 20,
     cut: 0,
     reshard: 0,
@@ -38,6 +41,10 @@ pub const PEACEFUL: Profile = Profile {
 impl Profile {
     pub fn reads_from_replicas(&self) -> bool {
         self.read_policy != "MASTER"
+    }
+
+    pub fn is_peaceful(&self) -> bool {
+        self.weights() == [0; 5]
     }
 
     pub fn weights(&self) -> [u32; 5] {

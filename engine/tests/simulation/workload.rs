@@ -33,6 +33,11 @@ impl Keys {
         keys.collect()
     }
 
+    /// Whether a key is one of these, or a list.
+    pub fn contain(&self, key: &[u8]) -> bool {
+        self.tags.iter().any(|tag| key.starts_with(tag.as_bytes()))
+    }
+
     fn any(&self, rng: &mut Rng, kinds: &[&str]) -> Vec<u8> {
         let tag = &self.tags[rng.usize(..self.tags.len())];
         format!("{tag}{}", kinds[rng.usize(..kinds.len())]).into_bytes()
@@ -81,10 +86,6 @@ impl World {
             match self.rng.u8(..20) {
                 0 | 1 => self.watch(number, &mut batch),
                 2 | 3 => self.pop(number, &mut batch),
-                // Half of all clients keep to RESP2.
-                4 if number.is_multiple_of(2) => {
-                    batch.add(&[b"HELLO", b"3"], Expected::Hello);
-                }
                 _ => {}
             }
         }
@@ -167,7 +168,7 @@ impl World {
                 let ops = self.begin_all(number, &names, || Effect::Delete(None));
                 batch.add(&words(b"DEL", &names), Expected::Deleted(ops));
             }
-            16 => batch.add(&[b"ECHO", &token], Expected::Echo(token.clone())),
+            16 => self.add_keyless(number, &token, batch),
             17 => {
                 let key = keys.any(rng, &["l"]);
                 self.history.pushed.insert(token.clone(), Outcome::Unknown);
@@ -175,6 +176,26 @@ impl World {
             }
             _ => self.add_transaction(number, batch),
         }
+    }
+
+    /// Something in the middle of a pipeline that is about no key.
+    fn add_keyless(&mut self, number: usize, token: &[u8], batch: &mut Batch) {
+        let client = &self.clients[number];
+        match self.rng.u8(..6) {
+            // Half of all clients keep to RESP2.
+            0 if number.is_multiple_of(2) => batch.add(&[b"HELLO", b"3"], Expected::Hello),
+            1 => batch.add(&[b"RESET"], Expected::Status("RESET")),
+            2 => batch.add(&[b"SCAN", &client.cursor], Expected::Scanned),
+            3 => batch.add(&[b"DBSIZE"], Expected::Count),
+            _ => batch.add(&[b"ECHO", token], Expected::Echo(token.to_vec())),
+        }
+    }
+
+    /// The next step of a client's SCAN.
+    pub fn scan_on(&mut self, number: usize) {
+        let mut batch = Batch::default();
+        batch.add(&[b"SCAN", &self.clients[number].cursor], Expected::Scanned);
+        self.send(number, batch.bytes, batch.expected);
     }
 
     /// A transaction on the keys of one slot.

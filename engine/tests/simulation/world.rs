@@ -8,7 +8,7 @@ use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
 
 use super::chaos::{Change, Chaos};
 use super::client::Client;
-use super::cluster::{Cluster, LinkId};
+use super::cluster::{Cluster, LinkId, MIRROR, Node};
 use super::history::History;
 use super::link::Link;
 use super::profile::{OP_TIMEOUT, Profile};
@@ -66,7 +66,7 @@ pub struct World {
 impl World {
     pub fn new(profile: &'static Profile, seed: u64, trace: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let cluster = Cluster::new();
+        let cluster = Cluster::new(profile.mirror);
         let config = profile.config(&cluster, &mut rng);
         let now = Instant::from_nanos(1_000_000_000);
         Self {
@@ -104,6 +104,9 @@ impl World {
         self.chaos.assert_over();
         self.verify(keys);
         self.history.check(&self.cluster.journal, self.profile);
+        if self.profile.mirror {
+            self.history.check_mirror(&self.cluster.mirror_journal, self.profile.is_peaceful());
+        }
         self.leave_all();
         self.run_until(self.now + AFTERMATH);
         self.check_nothing_is_left();
@@ -117,6 +120,15 @@ impl World {
         let client = &self.clients[number];
         assert!(client.is_done(), "after the faults nobody answers {:?}", client.waiting);
         assert_eq!(client.errors, Vec::<String>::new(), "after the faults reads fail");
+        for step in 0.. {
+            assert!(step < 1000, "a SCAN comes to no end");
+            self.scan_on(number);
+            self.run_until(self.now + Duration::from_millis(100));
+            if self.clients[number].cursor == b"0" {
+                break;
+            }
+        }
+        assert_eq!(self.clients[number].scanned, self.cluster.keys(), "SCAN has not got all keys");
     }
 
     fn leave_all(&mut self) {
@@ -297,12 +309,20 @@ impl World {
 
 impl Profile {
     fn config(&self, cluster: &Cluster, rng: &mut Rng) -> Config {
-        let seeds: Vec<_> =
-            cluster.nodes.iter().map(|node| format!("\"{}\"", node.address)).collect();
+        let address = |node: &Node| format!("\"{}\"", node.address);
+        let seeds: Vec<_> = cluster.nodes[..MIRROR].iter().map(address).collect();
+        let mirror = cluster.nodes.get(MIRROR).map(address);
+        let (policy, copy) = match mirror {
+            Some(mirror) => (
+                r#", "request_mirror_policy": [{"cluster": "copy", "exclude_read_commands": true}]"#,
+                format!(r#", "copy": {{"type": "STANDALONE", "seeds": [{mirror}]}}"#),
+            ),
+            None => ("", String::new()),
+        };
         let json = format!(
             r#"{{"settings": {{"op_timeout": "{}s", "read_policy": "{}"}},
-                "prefix_routes": {{"catch_all_route": {{"cluster": "main"}}}},
-                "clusters": {{"main": {{"seeds": [{}], "cluster_refresh_rate": "3s"}}}}}}"#,
+                "prefix_routes": {{"catch_all_route": {{"cluster": "main"{policy}}}}},
+                "clusters": {{"main": {{"seeds": [{}], "cluster_refresh_rate": "3s"}}{copy}}}}}"#,
             OP_TIMEOUT.as_secs_f64(),
             self.read_policy,
             seeds[..rng.usize(1..=seeds.len())].join(", "),

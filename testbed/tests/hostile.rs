@@ -32,9 +32,16 @@ const QUIT: &[u8] = b"*1\r\n$4\r\nQUIT\r\n";
 /// Lets `attack` loose on a proxy whose other clients go on working, and looks at Envoy while what
 /// it returns is still there.
 fn besiege<T>(attack: impl FnOnce(&Envoy) -> T) {
+    besiege_with(|_| (), attack);
+}
+
+/// The same, on an Envoy started with other options.
+fn besiege_with<T>(change: impl FnOnce(&mut EnvoyOptions), attack: impl FnOnce(&Envoy) -> T) {
     let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
     let config = PluginConfig::from_seeds(&cluster.seeds());
-    let envoy = Envoy::start(EnvoyOptions::new(config)).unwrap();
+    let mut options = EnvoyOptions::new(config);
+    change(&mut options);
+    let envoy = Envoy::start(options).unwrap();
     let (stop, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
@@ -249,6 +256,71 @@ fn clients_that_leave_in_mid_pipeline_leave_nothing_behind() {
                 true => Probe::Ready(()),
                 false => Probe::NotYet(format!("{active:?} clients")),
             })
+        })
+        .unwrap();
+    });
+}
+
+#[test]
+fn clients_that_send_a_byte_now_and_then_are_answered_when_a_command_is_whole() {
+    besiege(|proxy| {
+        let mut slow: Vec<TcpStream> = (0..200).map(|_| connect(proxy.addr())).collect();
+        for byte in command(&["ECHO", "hello"]) {
+            for client in &mut slow {
+                client.set_nodelay(true).unwrap();
+                client.write_all(&[byte]).unwrap();
+            }
+        }
+        for client in &mut slow {
+            let mut reply = [0; 11];
+            client.read_exact(&mut reply).unwrap();
+            assert_eq!(reply, *b"$5\r\nhello\r\n");
+        }
+        slow
+    });
+}
+
+#[test]
+fn millions_of_tiny_commands_are_a_burden_to_nobody_else() {
+    const COMMANDS: usize = 1_000_000;
+    besiege(|proxy| {
+        let mut client = connect(proxy.addr());
+        let mut writer = client.try_clone().unwrap();
+        // Between them what is no command at all.
+        let batch = b"PING\r\n\r\n*0\r\n".repeat(1000);
+        let writing = thread::spawn(move || {
+            (0..COMMANDS / 1000).for_each(|_| writer.write_all(&batch).unwrap());
+        });
+        let (mut buffer, mut left) = (vec![0; 7 * 16_384], COMMANDS * 7);
+        while left > 0 {
+            let wanted = left.min(buffer.len());
+            client.read_exact(&mut buffer[..wanted]).unwrap();
+            assert!(buffer[..wanted].chunks(7).all(|reply| reply == b"+PONG\r\n"));
+            left -= wanted;
+        }
+        writing.join().unwrap();
+    });
+}
+
+/// Envoy keeps all that such a client is owed; the module does not see how much that is.
+#[test]
+fn a_client_that_never_reads_is_closed() {
+    // Shorter than in envoy/bootstrap.yaml, so that the test is.
+    let shorten = |options: &mut EnvoyOptions| {
+        let (long, short) = ("high_watermark_timeout: 60s", "high_watermark_timeout: 2s");
+        assert!(options.template.contains(long));
+        options.template = options.template.replace(long, short).into();
+    };
+    besiege_with(shorten, |proxy| {
+        let value = "x".repeat(1024 * 1024);
+        Client::connect(proxy.addr()).call(&["SET", "{hostile}big", &value]);
+        let mut client = connect(proxy.addr());
+        let get = command(&["GET", "{hostile}big"]);
+        // More than the socket's own buffers hold, less than Envoy may grow by.
+        client.write_all(&get.repeat(20)).unwrap();
+        until("the client to be closed", PATIENCE, || {
+            let closed = client.write(b"\r\n").is_err();
+            Ok(if closed { Probe::Ready(()) } else { Probe::NotYet("it is there".to_owned()) })
         })
         .unwrap();
     });

@@ -183,6 +183,55 @@ fn a_new_owner_is_found_within_100_ms_and_nobody_is_asked_for_more_than_that_tak
 }
 
 #[test]
+fn a_replica_that_has_taken_over_serves_within_30_ms_whatever_others_have_heard() {
+    for delay in (0..40).map(|step| Duration::from_millis(2000 + 7 * step)) {
+        let mut driver = Driver::with(support::Chunking::Whole, |config| {
+            config.op_timeout = Duration::from_secs(10);
+        });
+        let replica = driver.cluster.add_replica(2, "replica-3:1");
+        let owner = driver.cluster.owner("a");
+        assert_eq!(owner, "node-2:1");
+        let client = driver.connect();
+        driver.ask(client, "SET a 1");
+        driver.cluster.set_health(&owner, Health::Refusing);
+        driver.cut(&owner);
+        driver.command(client, "APPEND a 2");
+        driver.command(client, "GET a");
+        driver.wait(delay);
+        assert_eq!(driver.received(client), "");
+        let asked = driver.writes["replica-3:1"];
+        assert!(asked as u128 <= delay.as_millis() / 10, "{asked} writes in {delay:?}");
+        let before = driver.cluster.owners.clone();
+        for node in ["node-0:1", "node-1:1", "node-2:1", "replica-3:1"] {
+            driver.cluster.stale.insert(node.to_owned(), before.clone());
+        }
+        driver.cluster.promote(replica);
+        driver.wait(Duration::from_millis(30));
+        assert_eq!(driver.received(client), ":2 $2 12 ", "after {delay:?}");
+    }
+}
+
+#[test]
+fn a_replica_that_does_not_answer_is_asked_once() {
+    let mut driver = Driver::with(support::Chunking::Whole, |config| {
+        config.op_timeout = Duration::from_secs(10);
+    });
+    driver.cluster.add_replica(2, "replica-3:1");
+    let client = driver.connect();
+    driver.ask(client, "SET a 1");
+    let owner = driver.cluster.owner("a");
+    driver.cluster.set_health(&owner, Health::Refusing);
+    driver.cut(&owner);
+    driver.command(client, "SET a 2");
+    driver.wait(Duration::from_millis(100));
+    driver.cluster.set_health("replica-3:1", Health::Silent);
+    let before = driver.writes["replica-3:1"];
+    driver.wait(Duration::from_secs(3));
+    // Those that look for the topology do not count among these connections' writes.
+    assert!(driver.writes["replica-3:1"] - before < 100, "{:?}", driver.writes);
+}
+
+#[test]
 fn an_outage_that_lasts_is_asked_about_ever_more_rarely() {
     let mut driver = Driver::with(support::Chunking::Whole, |config| {
         config.op_timeout = Duration::from_secs(600);

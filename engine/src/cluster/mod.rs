@@ -70,6 +70,8 @@ pub(crate) struct Node {
     retry_at: Instant,
     /// No read is sent before, if another node can take it.
     shunned_until: Instant,
+    /// Its replicas are not asked before whether one has taken its place.
+    ask_heirs_at: Instant,
     /// When counting `opened` began.
     second: Instant,
     /// Connections opened in the second that began then.
@@ -105,6 +107,24 @@ impl Cluster {
     pub(crate) fn owner(&self, slot: Slot) -> Option<NodeIndex> {
         let shard = *self.slots.get(usize::from(slot.number()))?;
         Some(self.shards.get(usize::from(shard))?.primary)
+    }
+
+    /// The replicas of a primary: if it has died, one of them will take its place.
+    pub(crate) fn heirs(&self, primary: NodeIndex) -> &[NodeIndex] {
+        let shard = self.shards.iter().find(|shard| shard.primary == primary);
+        shard.map_or(&[], |shard| &shard.replicas)
+    }
+
+    /// A node calls itself a primary. If it was a replica so far, it has taken its primary's place.
+    /// Returns whether that was news.
+    pub(crate) fn promote(&mut self, heir: NodeIndex) -> bool {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.replicas.contains(&heir))
+        else {
+            return false;
+        };
+        shard.primary = heir;
+        shard.replicas.retain(|replica| *replica != heir);
+        true
     }
 
     /// The address of the node that owns a slot.
@@ -326,6 +346,7 @@ impl Node {
             failures: 0,
             retry_at: Instant::default(),
             shunned_until: Instant::default(),
+            ask_heirs_at: Instant::default(),
             second: Instant::default(),
             opened: 0,
         }
@@ -354,6 +375,15 @@ impl Node {
         }
         self.opened = self.opened.saturating_add(1);
         self.opened <= limit
+    }
+
+    /// Whether its replicas may be asked for their role now; not again for `pause` if so.
+    pub(crate) fn may_ask_heirs(&mut self, pause: Duration, now: Instant) -> bool {
+        let may = now >= self.ask_heirs_at;
+        if may {
+            self.ask_heirs_at = now + pause;
+        }
+        may
     }
 
     /// Whether connecting now would come too soon after the last failure.

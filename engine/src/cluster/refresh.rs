@@ -129,9 +129,14 @@ impl Refresh {
             self.hasty_rounds = 0;
         }
         self.last_hurry = Some(now);
-        let haste = SHORTEST_INTERVAL.saturating_mul(1 + self.hasty_rounds / HASTY_ROUNDS);
-        let earliest = self.last_start.map_or(now, |last| last + haste.min(SLOWEST_HASTE));
+        let earliest = self.last_start.map_or(now, |last| last + self.haste());
         self.ask_at(earliest.max(now));
+    }
+
+    /// How soon a round follows the other while commands wait for a node.
+    pub(crate) fn haste(&self) -> Duration {
+        let haste = SHORTEST_INTERVAL.saturating_mul(1 + self.hasty_rounds / HASTY_ROUNDS);
+        haste.min(SLOWEST_HASTE)
     }
 
     /// The next moment at which [`Self::is_due`] or a round's deadline has something to say.

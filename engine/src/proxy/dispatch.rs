@@ -68,22 +68,25 @@ impl Proxy {
             Owner::Mirror(_) => 0,
         };
         let lanes = self.config.connections_per_node;
-        let number = number.checked_rem(lanes).filter(|_| !request.urgent).unwrap_or(lanes);
+        let number = number.checked_rem(lanes).unwrap_or_default();
         if let Way::Watch(given) = &mut request.way {
             *given = leave;
         }
         let (way, session, protocol) = (request.way, request.session(), request.protocol);
+        let ordinary = Lane { protocol, number };
+        let lane = if request.urgent { Lane { number: lanes, ..ordinary } } else { ordinary };
         let Some(&Part { cluster, stage, .. }) = request.part(sub_request.part) else { return };
         let connection = match (way, session) {
             (Way::Blocking(_) | Way::Watch(_), Some(session)) => {
                 self.dedicated_connection(session, cluster, node, protocol, now)
             }
-            _ => self.shared_connection(cluster, node, Lane { protocol, number }, now),
+            _ => self.shared_connection(cluster, node, lane, now),
         };
         let Some(connection) = connection else {
             if let Some(cluster) = self.clusters.get_mut(cluster) {
                 cluster.refresh.hurry_for_waiting(now);
             }
+            self.ask_heirs(cluster, node, ordinary, now);
             return self.hold(sub_request, command, now);
         };
         if stage != Stage::New && self.would_overtake(sub_request, connection) {
@@ -256,7 +259,7 @@ impl Proxy {
 
     /// The connection to a node on `lane`, opened if need be; `None` while the node is left alone
     /// after a failure, or has been connected to too often in this second.
-    fn shared_connection(
+    pub(super) fn shared_connection(
         &mut self,
         cluster_index: usize,
         index: NodeIndex,

@@ -1,11 +1,20 @@
 //! Keeping every cluster's topology fresh.
 
+use smallvec::SmallVec;
+
 use super::Proxy;
-use crate::cluster::{Cluster, Outcome, Topology};
+use crate::cluster::{Cluster, NodeIndex, Outcome, Topology};
 use crate::output::{LogLevel, Queued};
 use crate::resp::Reply;
 use crate::time::Instant;
-use crate::upstream::{ConnectionId, Purpose};
+use crate::upstream::{ConnectionId, Expect, Lane, Purpose};
+
+/// `ROLE` as a command.
+const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
+
+/// Replicas of a primary that commands wait for are asked for their role so much more often than
+/// nodes for the topology: that costs them next to nothing.
+const ROLES_PER_ROUND: u32 = 5;
 
 impl Proxy {
     /// Starts the refreshes that are due and gives up nodes that take too long to answer one.
@@ -60,6 +69,52 @@ impl Proxy {
                 self.conclude(index, now);
             }
         }
+    }
+
+    /// Asks the replicas of a primary that is out of reach for their role. The one that takes its
+    /// place is the first to know, and can be sent commands at once, on a connection that is open
+    /// already.
+    pub(super) fn ask_heirs(&mut self, index: usize, primary: NodeIndex, lane: Lane, now: Instant) {
+        let Some(cluster) = self.clusters.get_mut(index) else { return };
+        let heirs: SmallVec<[NodeIndex; 4]> = cluster.heirs(primary).into();
+        let pause = cluster.refresh.haste() / ROLES_PER_ROUND;
+        if !cluster.node_mut(primary).is_some_and(|node| node.may_ask_heirs(pause, now)) {
+            return;
+        }
+        for heir in heirs {
+            let Some(id) = self.shared_connection(index, heir, lane, now) else { continue };
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if connection.pipeline.expects(Expect::Role) {
+                continue;
+            }
+            if connection.pipeline.is_empty() {
+                connection.silent_since = now;
+            }
+            connection.pipeline.push(Expect::Role, ROLE);
+            self.queue_write_upstream(id);
+        }
+    }
+
+    /// Takes the reply to ROLE. Whoever says that it is a primary serves what its primary did, and
+    /// what it does not it will redirect.
+    pub(super) fn handle_role(&mut self, id: ConnectionId, reply: &[u8], now: Instant) {
+        let role = Reply::new(reply).elements().next().map(Reply::new);
+        let is_primary = role.and_then(|role| role.bulk()) == Some(b"master");
+        let Some(connection) = self.connections.get(id).filter(|_| is_primary) else { return };
+        let Purpose::Shared(heir, _) = connection.purpose else { return };
+        let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
+        if !cluster.promote(heir) {
+            return;
+        }
+        cluster.refresh.hurry(now);
+        let message = format!(
+            "{} of cluster '{}' has taken the place of its primary",
+            connection.address, cluster.config.name
+        );
+        self.log(LogLevel::Info, message);
+        self.epoch += 1;
+        self.move_subscriptions(now);
+        self.release_held(now);
     }
 
     fn give_up_silent(&mut self, index: usize, now: Instant) {

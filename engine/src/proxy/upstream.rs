@@ -183,6 +183,10 @@ impl Proxy {
                 self.handle_topology(id, reply, now);
                 Fate::Closed
             }
+            Expect::Role => {
+                self.handle_role(id, reply, now);
+                Fate::Kept
+            }
             Expect::Request(sub_request) => {
                 if self.config.enable_command_stats {
                     self.note_reply(id, reply);

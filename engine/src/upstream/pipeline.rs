@@ -54,6 +54,8 @@ pub(crate) enum Expect {
     Epoch,
     /// The reply to CLUSTER SLOTS.
     Topology,
+    /// The reply to ROLE.
+    Role,
     /// The confirmation of a subscription, or of its end.
     Subscription,
     /// The reply to a client's command, or to a part of it.
@@ -156,6 +158,11 @@ impl Pipeline {
     /// Whether no reply is expected.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// Whether a reply of this kind is still to come.
+    pub(crate) fn expects(&self, expect: Expect) -> bool {
+        self.queue.iter().any(|sent| sent.expect == expect)
     }
 
     /// Commands whose reply is still to come.

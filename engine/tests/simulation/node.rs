@@ -78,6 +78,11 @@ impl Cluster {
         peer.asking &= peer.multi.is_some();
         match &command[0][..] {
             b"PING" => encode::simple(out, b"PONG"),
+            b"ROLE" => {
+                let is_replica = self.nodes[node].view.copies.contains_key(&node);
+                encode::array_header(out, 1);
+                encode::bulk(out, if is_replica { b"slave" } else { b"master" });
+            }
             b"READONLY" => {
                 peer.readonly = true;
                 encode::simple(out, b"OK");

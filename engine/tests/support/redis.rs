@@ -131,10 +131,20 @@ impl FakeCluster {
         self.nodes.len() - 1
     }
 
-    /// Adds a replica of the node at index `primary`; returns its address.
-    pub fn add_replica(&mut self, primary: usize, address: &str) {
+    /// Adds a replica of the node at index `primary`; returns its own index.
+    pub fn add_replica(&mut self, primary: usize, address: &str) -> usize {
         let replica = self.add_node(address);
         self.replicas.insert(replica, primary);
+        replica
+    }
+
+    /// A replica takes the place of its primary. Whoever has a stale view still takes it for one.
+    pub fn promote(&mut self, replica: usize) {
+        let primary = self.replicas[&replica];
+        for owner in self.owners.iter_mut().filter(|owner| **owner == primary) {
+            *owner = replica;
+        }
+        self.nodes[replica].data = std::mem::take(&mut self.nodes[primary].data);
     }
 
     /// Whether a node of this address belongs to the cluster.
@@ -281,6 +291,11 @@ impl FakeCluster {
                 let zone = self.zones.get(&self.nodes[node].address);
                 let info = zone.map(|zone| format!("# Server\r\navailability_zone:{zone}\r\n"));
                 return encode::bulk(&mut peer.output, info.unwrap_or_default().as_bytes());
+            }
+            b"ROLE" => {
+                let role = if self.owners.contains(&node) { "master" } else { "slave" };
+                encode::array_header(&mut peer.output, 1);
+                return encode::bulk(&mut peer.output, role.as_bytes());
             }
             b"PING" if peer.topics.is_empty() => return encode::simple(&mut peer.output, b"PONG"),
             b"PING" => return encode::command(&mut peer.output, &[b"pong", b""]),

@@ -38,6 +38,13 @@ unsafe extern "C" {
         data: *const u8,
         data_size: usize,
     ) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
     fn proxy_get_property(
         path: *const u8,
         path_size: usize,
@@ -156,6 +163,13 @@ pub(crate) fn get_buffer(buffer: u32, start: usize, max_size: usize) -> Result<H
 pub(crate) fn set_buffer(buffer: u32, start: usize, size: usize, bytes: &[u8]) -> u32 {
     // SAFETY: the host only reads `bytes`, during the call.
     unsafe { proxy_set_buffer_bytes(buffer, start, size, bytes.as_ptr(), bytes.len()) }
+}
+
+pub(crate) fn get_header(map: u32, name: &[u8]) -> Result<HostBytes, u32> {
+    receive(|data, size| {
+        // SAFETY: the host reads `name` and writes `data` and `size`, all during the call.
+        unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, size) }
+    })
 }
 
 pub(crate) fn get_property(path: &[u8]) -> Result<HostBytes, u32> {
@@ -398,8 +412,8 @@ extern "C" fn proxy_on_request_body(context: u32, size: usize, _end: u32) -> u32
 
 /// The tunnel: bytes from a node.
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_response_body(_context: u32, size: usize, _end: u32) -> u32 {
-    plugin::on_response_body(size);
+extern "C" fn proxy_on_response_body(context: u32, size: usize, _end: u32) -> u32 {
+    plugin::on_response_body(context, size);
     ACTION_CONTINUE
 }
 

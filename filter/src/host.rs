@@ -59,9 +59,9 @@ pub(crate) fn set_tick_period(milliseconds: u32) {
     let _ = abi::set_tick_period(milliseconds);
 }
 
-/// The first `size` bytes of `buffer`.
-pub(crate) fn read(buffer: Buffer, size: usize) -> Result<HostBytes, HostError> {
-    abi::get_buffer(buffer as u32, 0, size).map_err(HostError)
+/// `size` bytes of `buffer` from `start` on, or as many as there are.
+pub(crate) fn read(buffer: Buffer, start: usize, size: usize) -> Result<HostBytes, HostError> {
+    abi::get_buffer(buffer as u32, start, size).map_err(HostError)
 }
 
 /// Puts `bytes` in the place of the first `size` bytes of `buffer`.
@@ -72,6 +72,12 @@ pub(crate) fn replace_start(buffer: Buffer, size: usize, bytes: &[u8]) -> Result
 /// Puts `bytes` behind all that `buffer` holds.
 pub(crate) fn append(buffer: Buffer, bytes: &[u8]) -> Result<(), HostError> {
     check(abi::set_buffer(buffer as u32, usize::MAX, 0, bytes))
+}
+
+/// The value of a header of the request whose filter is called.
+pub(crate) fn request_header(name: &str) -> Result<HostBytes, HostError> {
+    const REQUEST_HEADERS: u32 = 0;
+    abi::get_header(REQUEST_HEADERS, name.as_bytes()).map_err(HostError)
 }
 
 /// The value of a property, by its path.

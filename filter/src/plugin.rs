@@ -9,6 +9,7 @@ use slotmesh_engine::{Config, ConnectionId, SessionId};
 
 use crate::host::{self, Buffer, Level};
 use crate::router::Router;
+use crate::transport;
 use crate::tunnel::Tunnel;
 
 thread_local! {
@@ -31,6 +32,20 @@ struct Plugins {
     clients: IdMap<Client>,
     /// Connections to nodes by the token of their stream.
     streams: IdMap<Stream>,
+    tickets: Tickets,
+    /// What the tunnels of this VM carry, by their context; `None`: streams of another VM's router.
+    tunnels: IdMap<Option<Stream>>,
+}
+
+/// By a ticket, sent as a header of the stream, a tunnel learns which of this VM's connections it
+/// carries: what the node sends then goes straight to the router.
+#[derive(Default)]
+struct Tickets {
+    /// Tickets of this VM begin with it.
+    nonce: Option<u64>,
+    last: u32,
+    /// Streams whose tunnel has not been seen yet, by the number of their ticket.
+    issued: IdMap<Stream>,
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +64,7 @@ struct Stream {
 pub(crate) struct Tokens<'a> {
     root: u32,
     streams: &'a mut IdMap<Stream>,
+    tickets: &'a mut Tickets,
 }
 
 type IdMap<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
@@ -58,12 +74,42 @@ type IdMap<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
 struct IdHasher(u64);
 
 impl Tokens<'_> {
+    /// A ticket for the stream that `connection` is about to be.
+    pub(crate) fn ticket(&mut self, connection: ConnectionId) -> String {
+        self.tickets.issue(Stream { root: self.root, connection })
+    }
+
     pub(crate) fn insert(&mut self, token: u32, connection: ConnectionId) {
         self.streams.insert(token, Stream { root: self.root, connection });
     }
 
     pub(crate) fn remove(&mut self, token: u32) {
-        self.streams.remove(&token);
+        if let Some(stream) = self.streams.remove(&token) {
+            self.tickets.revoke(stream.connection);
+        }
+    }
+}
+
+impl Tickets {
+    fn issue(&mut self, stream: Stream) -> String {
+        let nonce = *self.nonce.get_or_insert_with(host::random);
+        self.last = self.last.wrapping_add(1);
+        self.issued.insert(self.last, stream);
+        format!("{nonce:016x}{:08x}", self.last)
+    }
+
+    /// The stream that the ticket was for; `None` if this VM has not issued it.
+    fn redeem(&mut self, ticket: &[u8]) -> Option<Stream> {
+        let (nonce, number) = std::str::from_utf8(ticket).ok()?.split_at_checked(16)?;
+        if u64::from_str_radix(nonce, 16).ok() != self.nonce {
+            return None;
+        }
+        self.issued.remove(&u32::from_str_radix(number, 16).ok()?)
+    }
+
+    /// Takes back the tickets of connections that have gone without sending anything.
+    fn revoke(&mut self, connection: ConnectionId) {
+        self.issued.retain(|_, stream| stream.connection != connection);
     }
 }
 
@@ -92,7 +138,16 @@ impl Plugins {
         handle: impl FnOnce(&mut Router, &mut Tokens<'_>) -> T,
     ) -> Option<T> {
         let router = self.routers.get_mut(&root)?;
-        Some(handle(router, &mut Tokens { root, streams: &mut self.streams }))
+        let (streams, tickets) = (&mut self.streams, &mut self.tickets);
+        Some(handle(router, &mut Tokens { root, streams, tickets }))
+    }
+
+    /// The connection whose bytes this tunnel has.
+    fn carried_by(&mut self, tunnel: u32) -> Option<Stream> {
+        *self.tunnels.entry(tunnel).or_insert_with(|| {
+            let ticket = host::request_header(transport::TICKET_HEADER).ok()?;
+            self.tickets.redeem(&ticket)
+        })
     }
 }
 
@@ -100,16 +155,23 @@ impl Plugins {
 /// write that finds its stream broken); it is handled when that is done. Envoy itself defers such
 /// events.
 fn with_plugins(handle: impl FnOnce(&mut Plugins) + 'static) {
+    let mut handle = Some(handle);
+    let now = try_with_plugins(|plugins| handle.take().map(|handle| handle(plugins)));
+    if now.is_none() && let Some(handle) = handle {
+        LATE.with_borrow_mut(|late| late.push_back(Box::new(handle)));
+    }
+}
+
+/// Handles an event unless another one is being handled.
+fn try_with_plugins<T>(handle: impl FnOnce(&mut Plugins) -> T) -> Option<T> {
     PLUGINS.with(|plugins| {
-        let Ok(mut plugins) = plugins.try_borrow_mut() else {
-            LATE.with_borrow_mut(|late| late.push_back(Box::new(handle)));
-            return;
-        };
-        handle(&mut plugins);
+        let mut plugins = plugins.try_borrow_mut().ok()?;
+        let result = handle(&mut plugins);
         while let Some(late) = LATE.with_borrow_mut(VecDeque::pop_front) {
             late(&mut plugins);
         }
-    });
+        Some(result)
+    })
 }
 
 pub(crate) fn on_vm_start() {
@@ -144,7 +206,7 @@ fn configure(root: u32, size: usize) -> Result<(), String> {
     drop(root_id);
     let json = match size {
         0 => Vec::new(),
-        _ => host::read(Buffer::PluginConfiguration, size).map_err(|e| e.to_string())?.to_vec(),
+        _ => host::read(Buffer::PluginConfiguration, 0, size).map_err(|e| e.to_string())?.to_vec(),
     };
     let environment = host::environment();
     let variable = |name: &str| environment.get(name.as_bytes()).cloned();
@@ -229,7 +291,9 @@ pub(crate) fn on_upstream_data(token: u32, size: usize) {
         let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
             return;
         };
-        plugins.route(root, |router, tokens| router.on_upstream_data(connection, size, tokens));
+        plugins.route(root, |router, tokens| {
+            router.on_upstream_data(connection, host::read(Buffer::GrpcReceive, 0, size), tokens);
+        });
     });
 }
 
@@ -237,6 +301,7 @@ pub(crate) fn on_upstream_close(token: u32, status: u32) {
     let reason = host::close_message().unwrap_or_else(|| reason_of(status));
     with_plugins(move |plugins| {
         let Some(Stream { root, connection }) = plugins.streams.remove(&token) else { return };
+        plugins.tickets.revoke(connection);
         plugins.route(root, |router, tokens| router.on_upstream_close(connection, &reason, tokens));
     });
 }
@@ -257,10 +322,32 @@ pub(crate) fn on_request_body(context: u32, size: usize) {
     }
 }
 
-pub(crate) fn on_response_body(size: usize) {
+/// Bytes from a node: a router in this VM gets them at once, and nothing is left of them for Envoy to
+/// carry through the gRPC stream; for one in another VM they are made a message of that stream.
+pub(crate) fn on_response_body(context: u32, size: usize) {
+    if size == 0 || take_from_tunnel(context, size) {
+        return;
+    }
     if let Err(error) = Tunnel::on_response_body(size) {
         host::log(Level::Error, &format!("slotmesh: bytes from a node were spoilt: {error}"));
     }
+}
+
+fn take_from_tunnel(context: u32, size: usize) -> bool {
+    try_with_plugins(|plugins| {
+        let Some(Stream { root, connection }) = plugins.carried_by(context) else { return false };
+        let Ok(bytes) = host::read(Buffer::HttpResponseBody, 0, size) else { return false };
+        if host::replace_start(Buffer::HttpResponseBody, size, b"").is_err() {
+            return false;
+        }
+        // What the router asks of the host is asked for its own context, not for the tunnel's.
+        let _ = host::set_effective_context(root);
+        plugins.route(root, |router, tokens| {
+            router.on_upstream_data(connection, Ok(bytes), tokens);
+        });
+        true
+    })
+    .unwrap_or(false)
 }
 
 pub(crate) fn on_delete(context: u32) {
@@ -270,5 +357,6 @@ pub(crate) fn on_delete(context: u32) {
             router.retire();
         }
         plugins.clients.remove(&context);
+        plugins.tunnels.remove(&context);
     });
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use slotmesh_engine::config::Attribute;
 use slotmesh_engine::{Config, ConnectionId, Instant, LogLevel, Output, Proxy, SessionId};
 
+use crate::abi::HostBytes;
 use crate::host::{self, Buffer, HostError, Level};
 use crate::metrics::Metrics;
 use crate::plugin::Tokens;
@@ -24,10 +25,17 @@ pub(crate) struct Router {
     tick_at: Option<Instant>,
 }
 
+/// Read bytes are left in the host's buffer only as long as they are not more than this: Envoy stops
+/// reading when its buffer is full.
+const MOST_STALE: usize = 4096;
+
 /// What the host knows a session by.
 #[derive(Clone, Copy, Default)]
 struct Client {
     context: u32,
+    /// So many bytes at the start of the host's buffer have been read. They stay until replies take
+    /// their place, which saves a call of the host.
+    stale: usize,
     /// Its bytes are left in the host's buffer.
     paused: bool,
     /// It has sent bytes since, and they are still there.
@@ -76,18 +84,17 @@ impl Router {
         size: usize,
         tokens: &mut Tokens<'_>,
     ) {
-        if let Some(client) = self.clients.get_mut(session.index()).filter(|client| client.paused) {
+        self.introduce(session);
+        let Some(client) = self.clients.get_mut(session.index()) else { return };
+        if client.paused {
             client.unread = true;
             return;
         }
-        self.introduce(session);
         let now = host::now();
-        match host::read(Buffer::Downstream, size) {
-            Ok(bytes) if host::replace_start(Buffer::Downstream, size, b"").is_ok() => {
-                self.proxy.handle_downstream_data(session, &bytes, now);
-            }
+        match read_downstream(client, size) {
+            Ok(bytes) => self.proxy.handle_downstream_data(session, &bytes, now),
             // Bytes that cannot be taken out would come back to the client as an echo.
-            Ok(_) | Err(_) => {
+            Err(_) => {
                 let _ = host::close_downstream();
             }
         }
@@ -132,11 +139,11 @@ impl Router {
     pub(crate) fn on_upstream_data(
         &mut self,
         connection: ConnectionId,
-        size: usize,
+        bytes: Result<HostBytes, HostError>,
         tokens: &mut Tokens<'_>,
     ) {
         let now = host::now();
-        match host::read(Buffer::GrpcReceive, size) {
+        match bytes {
             Ok(bytes) => self.proxy.handle_upstream_data(connection, &bytes, now),
             Err(error) => {
                 self.proxy.handle_upstream_close(connection, &error.to_string(), now);
@@ -243,7 +250,7 @@ fn carry_out(
 ) -> Option<Event> {
     match output {
         Output::OpenUpstream { connection, envoy_cluster, address } => {
-            match transport::open(envoy_cluster, address) {
+            match transport::open(envoy_cluster, address, &tokens.ticket(connection)) {
                 Ok(token) => {
                     place(nodes, connection.index(), Some((connection, token)));
                     tokens.insert(token, connection);
@@ -260,7 +267,7 @@ fn carry_out(
         }
         Output::WriteUpstream { connection, bytes } => {
             let token = token_of(nodes, connection)?;
-            let error = host::send(token, bytes).err()?;
+            let error = transport::send(token, bytes).err()?;
             Some(Event::Failed(connection, error.to_string()))
         }
         Output::CloseUpstream { connection } => {
@@ -310,6 +317,24 @@ fn carry_out(
     }
 }
 
+/// The bytes in the host's buffer, of `size` in all, that have not been read before.
+fn read_downstream(client: &mut Client, size: usize) -> Result<HostBytes, HostError> {
+    let bytes = host::read(Buffer::Downstream, client.stale, size.saturating_sub(client.stale))?;
+    client.stale = size;
+    if size > MOST_STALE {
+        drop_stale(client)?;
+    }
+    Ok(bytes)
+}
+
+/// Takes what has been read out of the host's buffer.
+fn drop_stale(client: &mut Client) -> Result<(), HostError> {
+    match std::mem::take(&mut client.stale) {
+        0 => Ok(()),
+        stale => host::replace_start(Buffer::Downstream, stale, b""),
+    }
+}
+
 /// Has the next filter, echo, write `bytes` to a client.
 ///
 /// Echo takes all that is in the buffer, and only after this callback, perhaps after further ones. So
@@ -318,7 +343,10 @@ fn carry_out(
 fn write_downstream(client: &mut Client, bytes: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
     host::set_effective_context(client.context)?;
     let unread = take_unread(client)?;
-    host::append(Buffer::Downstream, bytes)?;
+    match std::mem::take(&mut client.stale) {
+        0 => host::append(Buffer::Downstream, bytes)?,
+        stale => host::replace_start(Buffer::Downstream, stale, bytes)?,
+    }
     host::resume_downstream()?;
     Ok(unread)
 }
@@ -328,7 +356,8 @@ fn take_unread(client: &mut Client) -> Result<Option<Vec<u8>>, HostError> {
     if !std::mem::take(&mut client.unread) {
         return Ok(None);
     }
-    let unread = host::read(Buffer::Downstream, usize::MAX >> 1)?;
+    drop_stale(client)?;
+    let unread = host::read(Buffer::Downstream, 0, usize::MAX >> 1)?;
     host::replace_start(Buffer::Downstream, unread.len(), b"")?;
     Ok(Some(unread.to_vec()))
 }

@@ -4,9 +4,7 @@
 use std::collections::HashMap;
 
 use crate::host::{self, Buffer, HostError};
-
-/// Flag (0: not compressed) and length of a gRPC message.
-const HEADER: usize = 5;
+use crate::transport::{self, GRPC_HEADER};
 
 /// Streams whose last message has been handed over only in part, by their context.
 #[derive(Default)]
@@ -26,13 +24,10 @@ impl Tunnel {
     /// Bytes on their way to a node: nearly always exactly one message, whose body then never
     /// enters the VM.
     pub(crate) fn on_request_body(&mut self, context: u32, size: usize) -> Result<(), HostError> {
-        if !self.unfinished.contains_key(&context) {
-            let header = host::read(Buffer::HttpRequestBody, HEADER)?;
-            if message_len(&header).is_some_and(|len| len.saturating_add(HEADER) == size) {
-                return host::replace_start(Buffer::HttpRequestBody, HEADER, b"");
-            }
+        if !self.unfinished.contains_key(&context) && is_one_message(size)? {
+            return host::replace_start(Buffer::HttpRequestBody, GRPC_HEADER, b"");
         }
-        let body = host::read(Buffer::HttpRequestBody, size)?;
+        let body = host::read(Buffer::HttpRequestBody, 0, size)?;
         let mut deframer = self.unfinished.remove(&context).unwrap_or_default();
         let mut payload = Vec::with_capacity(body.len());
         deframer.deframe(&body, &mut payload);
@@ -57,7 +52,8 @@ impl Tunnel {
 impl Deframer {
     fn deframe(&mut self, mut bytes: &[u8], payload: &mut Vec<u8>) {
         while !bytes.is_empty() {
-            let wanted = if self.missing > 0 { self.missing } else { HEADER - self.header.len() };
+            let wanted =
+                if self.missing > 0 { self.missing } else { GRPC_HEADER - self.header.len() };
             let (taken, rest) = bytes.split_at(wanted.min(bytes.len()));
             bytes = rest;
             if self.missing > 0 {
@@ -76,6 +72,15 @@ impl Deframer {
     fn is_between_messages(&self) -> bool {
         self.missing == 0 && self.header.is_empty()
     }
+}
+
+/// Whether a body of `size` bytes is one whole message.
+fn is_one_message(size: usize) -> Result<bool, HostError> {
+    if transport::is_in_hand(size) {
+        return Ok(true);
+    }
+    let header = host::read(Buffer::HttpRequestBody, 0, GRPC_HEADER)?;
+    Ok(message_len(&header).is_some_and(|len| len.saturating_add(GRPC_HEADER) == size))
 }
 
 /// The length that a whole header announces.

@@ -13,6 +13,8 @@ pub(crate) struct RouteTable {
     routes: Vec<Route>,
     case_insensitive: bool,
     read_policy: ReadPolicy,
+    has_mirrors: bool,
+    has_rewrites: bool,
     /// For each cluster, whether it is one server that serves keys of all slots together.
     standalone: Vec<bool>,
 }
@@ -56,6 +58,8 @@ impl RouteTable {
         routes.sort_by_key(|route| Reverse(route.prefix.len()));
         routes.extend(config.catch_all.clone());
         Self {
+            has_mirrors: routes.iter().any(|route| !route.mirrors.is_empty()),
+            has_rewrites: routes.iter().any(Route::rewrites),
             routes,
             case_insensitive: config.case_insensitive,
             read_policy,
@@ -81,7 +85,7 @@ impl RouteTable {
             places.routes.push(self.find(key).ok_or(NoRoute)?);
         }
         let Places { places, routes } = places;
-        let frame = if routes.iter().any(|route| self.rewrites(*route)) {
+        let frame = if self.has_rewrites && routes.iter().any(|route| self.rewrites(*route)) {
             self.rewrite(frame, keys, routes, attributes, rewritten);
             RequestFrame::new(&rewritten.bytes, &rewritten.args)
         } else {
@@ -107,6 +111,11 @@ impl RouteTable {
         }
         let route = self.route_of(places).and_then(|route| self.routes.get(route));
         route.and_then(|route| route.read_policy).unwrap_or(self.read_policy)
+    }
+
+    /// Whether any route has mirrors.
+    pub(crate) fn has_mirrors(&self) -> bool {
+        self.has_mirrors
     }
 
     /// Whether any command may be answered by a replica.
@@ -153,9 +162,7 @@ impl RouteTable {
     }
 
     fn rewrites(&self, route: usize) -> bool {
-        self.routes
-            .get(route)
-            .is_some_and(|route| route.remove_prefix || route.key_formatter.is_some())
+        self.routes.get(route).is_some_and(Route::rewrites)
     }
 
     /// Writes the command with every key as its route has it.

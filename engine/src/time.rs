@@ -28,6 +28,11 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        // In 64 bits: `Duration::as_nanos` multiplies 128, which wasm32 has to call a function for.
+        let nanos = duration
+            .as_secs()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(duration.subsec_nanos().into());
+        Self(self.0.saturating_add(nanos))
     }
 }

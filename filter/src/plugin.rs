@@ -157,7 +157,9 @@ impl Plugins {
 fn with_plugins(handle: impl FnOnce(&mut Plugins) + 'static) {
     let mut handle = Some(handle);
     let now = try_with_plugins(|plugins| handle.take().map(|handle| handle(plugins)));
-    if now.is_none() && let Some(handle) = handle {
+    if now.is_none()
+        && let Some(handle) = handle
+    {
         LATE.with_borrow_mut(|late| late.push_back(Box::new(handle)));
     }
 }

@@ -287,6 +287,13 @@ impl Fraction {
     }
 }
 
+impl Route {
+    /// Whether keys are sent under another name than the client's.
+    pub(crate) fn rewrites(&self) -> bool {
+        self.remove_prefix || self.key_formatter.is_some()
+    }
+}
+
 impl Routes {
     /// Whether any route leads to the cluster, be it for reads or copies alone.
     pub fn names(&self, cluster: usize) -> bool {

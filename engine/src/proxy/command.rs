@@ -100,10 +100,10 @@ impl Proxy {
         }
         self.note_script(spec, frame);
         match support {
-            Support::Forward => self.send_keyed(id, command, now),
+            Support::Forward => self.send_keyed(id, &command, now),
             Support::Split(merge) => {
                 command.merge = Some(merge);
-                self.send_keyed(id, command, now);
+                self.send_keyed(id, &command, now);
             }
             Support::Subscribe(kind) => self.subscribe(id, kind, command, now),
             Support::Unsubscribe(kind) => self.unsubscribe(id, kind, frame),
@@ -122,7 +122,7 @@ impl Proxy {
             Support::Block => {
                 let blocking = Blocking::of(spec.name, frame, now);
                 command.way = Way::Blocking(blocking);
-                self.send_keyed(id, command, now);
+                self.send_keyed(id, &command, now);
             }
             Support::Wait => {
                 command.way = Way::Blocking(Blocking::of(spec.name, frame, now));
@@ -157,9 +157,9 @@ impl Proxy {
     }
 
     /// A command for the nodes that own its keys, and for the mirrors of its route.
-    pub(super) fn send_keyed(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let Scratch { keys, places, rewritten, cut } = &mut scratch;
+    pub(super) fn send_keyed(&mut self, id: SessionId, command: &Command<'_>, now: Instant) {
+        let mut scratch = self.scratch.take().unwrap_or_default();
+        let Scratch { keys, places, rewritten, cut } = &mut *scratch;
         let (spec, frame) = (command.spec, command.frame);
         let known = self.attributes_of(id);
         match command::keys(spec, &frame, keys) {
@@ -170,23 +170,23 @@ impl Proxy {
             }
             // Redis itself will say what is wrong with it.
             Err(KeysError::Malformed) => {
-                self.send_keyless(id, command, Destination::AnyPrimary, now);
+                self.send_keyless(id, *command, Destination::AnyPrimary, now);
             }
             Ok(()) => {
                 match self.routes.place(frame, keys, spec.is_read(), known, places, rewritten) {
                     Err(NoRoute) => self.answer_no_route(id, spec),
                     Ok(frame) => {
-                        let policy = self.policy(id, &command, places);
+                        let policy = self.policy(id, command, places);
                         let way = command.way.by_route(self.routes.route_of(places));
-                        let command = Command { frame, keys, policy, way, ..command };
+                        let command = Command { frame, keys, policy, way, ..*command };
                         let here = places.as_slice().iter().copied();
                         let submitted = match self.strays(id, &command, places) {
                             true => Err(CrossSlot),
-                            false => self.submit(Owner::Session(id), command, here, cut, now),
+                            false => self.submit(Owner::Session(id), &command, here, cut, now),
                         };
                         match submitted {
                             Ok(()) if command.way == Way::Shared => {
-                                self.mirror(command, places, cut, now);
+                                self.mirror(&command, places, cut, now);
                             }
                             Ok(()) => {}
                             Err(CrossSlot) => {
@@ -198,7 +198,7 @@ impl Proxy {
                 }
             }
         }
-        self.scratch = scratch;
+        self.scratch = Some(scratch);
     }
 
     /// Whether a WATCH names keys that cannot be in one transaction with those watched already.
@@ -224,12 +224,12 @@ impl Proxy {
     pub(super) fn submit(
         &mut self,
         owner: Owner,
-        command: Command<'_>,
+        command: &Command<'_>,
         places: impl Iterator<Item = Place> + Clone,
         cut: &mut Cut,
         now: Instant,
     ) -> Result<(), CrossSlot> {
-        let Command { frame, policy, .. } = command;
+        let Command { frame, policy, .. } = *command;
         if let Some(place) = shared_place(places.clone()) {
             let several_keys = command.keys.len() > 1;
             let state = State::Whole(Part { several_keys, ..Part::at(place, policy) });
@@ -247,7 +247,7 @@ impl Proxy {
     pub(super) fn submit_parts(
         &mut self,
         owner: Owner,
-        command: Command<'_>,
+        command: &Command<'_>,
         merge: Merge,
         places: impl Iterator<Item = Place>,
         cut: &mut Cut,
@@ -267,7 +267,7 @@ impl Proxy {
     pub(super) fn begin(
         &mut self,
         owner: Owner,
-        command: Command<'_>,
+        command: &Command<'_>,
         state: State,
         now: Instant,
     ) -> Option<RequestId> {
@@ -311,7 +311,7 @@ impl Proxy {
         } else {
             let nowhere = Part::new(0, None, command.policy);
             let owner = Owner::Session(id);
-            if let Some(id) = self.begin(owner, command, State::Whole(nowhere), now) {
+            if let Some(id) = self.begin(owner, &command, State::Whole(nowhere), now) {
                 if let Some(request) = self.requests.get_mut(id) {
                     request.tally = None;
                 }

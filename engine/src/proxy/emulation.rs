@@ -104,7 +104,7 @@ impl Proxy {
         let cluster = self.default_cluster;
         let part = Part::new(cluster, Some(slot), ReadPolicy::Master);
         let command = Command { len, ..Command::unit(spec, frame.bytes(), Way::Shared) };
-        let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
+        let request = self.begin(Owner::Session(id), &command, State::Whole(part), now);
         if let Some(request) = request {
             self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
         }

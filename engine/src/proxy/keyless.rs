@@ -96,14 +96,14 @@ impl Proxy {
             Destination::OnePrimary => (Some(Slot::default()), ReadPolicy::Master),
             Destination::Shards(spread) => {
                 let state = State::Unplanned(cluster, spread);
-                if let Some(request) = self.begin(owner, command, state, now) {
+                if let Some(request) = self.begin(owner, &command, state, now) {
                     self.spread(request, command.frame.bytes(), now);
                 }
                 return;
             }
         };
         let part = Part::new(cluster, slot, policy);
-        if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
+        if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
             self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
         }
     }

@@ -31,12 +31,15 @@ impl Proxy {
     /// itself, as if it had come alone; of another one the first key counts for them all.
     pub(super) fn mirror(
         &mut self,
-        command: Command<'_>,
+        command: &Command<'_>,
         places: &Places,
         cut: &mut Cut,
         now: Instant,
     ) {
-        let command = Command { policy: ReadPolicy::Master, delay: None, ..command };
+        if !self.routes.has_mirrors() {
+            return;
+        }
+        let command = Command { policy: ReadPolicy::Master, delay: None, ..*command };
         let counted = if command.merge.is_some() { usize::MAX } else { 1 };
         let mut done: SmallVec<[usize; 4]> = SmallVec::new();
         for route in places.routes().iter().copied().take(counted) {
@@ -67,7 +70,7 @@ impl Proxy {
             }
             let part = self.part_of_message(kind, channel, mirror.cluster);
             let owner = Owner::Mirror(mirror.cluster);
-            if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
+            if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
                 self.stats.upstream(mirror.cluster).mirror_sent += 1;
                 self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
             }
@@ -154,10 +157,10 @@ impl Proxy {
         let submitted = match merge.filter(|_| wanted.len() < keys.len()) {
             Some(merge) => {
                 let command = Command { keys: &wanted, ..command };
-                self.submit_parts(owner, command, merge, there, cut, now);
+                self.submit_parts(owner, &command, merge, there, cut, now);
                 Ok(())
             }
-            None => self.submit(owner, command, there, cut, now),
+            None => self.submit(owner, &command, there, cut, now),
         };
         match submitted {
             Ok(()) => self.stats.upstream(cluster).mirror_sent += 1,
@@ -184,7 +187,7 @@ impl Proxy {
             let part = Part::new(cluster, slot, ReadPolicy::Master);
             let owner = Owner::Mirror(cluster);
             let command = Command::unit(copy.spec, copy.bytes, Way::Shared);
-            if let Some(request) = self.begin(owner, command, State::Whole(part), now) {
+            if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
                 self.stats.upstream(cluster).mirror_sent += 1;
                 if let Some(request) = self.requests.get_mut(request) {
                     request.exec = copy.exec.map(|exec| Box::new(exec.copy()));

@@ -95,7 +95,8 @@ pub struct Proxy {
     input_bytes: usize,
     /// The bytes of the last [`Output::WriteDownstream`].
     lent: Vec<u8>,
-    scratch: Scratch,
+    /// `None` while a command has it. Boxed, so that taking it moves a pointer.
+    scratch: Option<Box<Scratch>>,
     routes: RouteTable,
     scripts: Scripts,
     /// Bytes of copies that wait for a mirror, by the index of its cluster.
@@ -166,7 +167,7 @@ impl Proxy {
             buffers: Buffers::default(),
             input_bytes: 0,
             lent: Vec::new(),
-            scratch: Scratch::default(),
+            scratch: None,
             epoch: 0,
             next_client_id,
             next_stall_check: Instant::default(),

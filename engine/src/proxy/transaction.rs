@@ -68,7 +68,7 @@ impl Proxy {
             (Verb::Watch, false) => {
                 return self.send_keyed(
                     id,
-                    Command { way: Way::Watch(Leave::Owner), ..command },
+                    &Command { way: Way::Watch(Leave::Owner), ..command },
                     now,
                 );
             }
@@ -230,7 +230,7 @@ impl Proxy {
         let way = if watch == Watch::None { Way::Shared } else { Way::WatchedExec };
         let owner = Owner::Session(id);
         let Some(request) =
-            self.begin(owner, Command::unit(spec, &unit, way), State::Whole(part), now)
+            self.begin(owner, &Command::unit(spec, &unit, way), State::Whole(part), now)
         else {
             return;
         };
@@ -288,9 +288,9 @@ impl Proxy {
             | Support::Split(_)
             | Support::Block
             | Support::Publish(TopicKind::ShardChannel) => {
-                let mut scratch = std::mem::take(&mut self.scratch);
+                let mut scratch = self.scratch.take().unwrap_or_default();
                 let queued = self.try_queue_keyed(id, command, &mut scratch);
-                self.scratch = scratch;
+                self.scratch = Some(scratch);
                 queued
             }
             Support::EveryPrimary(_) | Support::Scan => Err(error(MANY_NODES)),

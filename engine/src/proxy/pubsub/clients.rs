@@ -33,7 +33,7 @@ impl Proxy {
         }
         let subscribing = Subscribing { cluster, topics: Vec::new(), missing: 0 };
         let state = State::Subscribing(Box::new(subscribing));
-        let Some(request) = self.begin(Owner::Session(id), command, state, now) else { return };
+        let Some(request) = self.begin(Owner::Session(id), &command, state, now) else { return };
         let mut missing = 0;
         let topics: Vec<_> = names().map(|name| self.pubsub.find_or_insert(kind, name)).collect();
         for topic in &topics {

@@ -27,7 +27,7 @@ impl Proxy {
         let channel = command.frame.arg(1).unwrap_or_default();
         let part = self.part_of_message(kind, channel, cluster);
         let more_receivers = self.more_receivers(kind, channel, cluster, now);
-        let request = self.begin(Owner::Session(id), command, State::Whole(part), now);
+        let request = self.begin(Owner::Session(id), &command, State::Whole(part), now);
         let Some(request) = request else { return };
         if let Some(request) = self.requests.get_mut(request) {
             request.more_receivers = more_receivers;
@@ -51,8 +51,8 @@ impl Proxy {
     /// The reply to a PUBLISH with those receivers counted that the node does not know of; `None` if
     /// it is right as it is.
     pub(in crate::proxy) fn count_receivers(&self, id: RequestId, reply: &[u8]) -> Option<i64> {
-        let more = self.requests.get(id)?.more_receivers;
-        let count = Reply::new(reply).integer().filter(|_| more != 0)?;
+        let more = Some(self.requests.get(id)?.more_receivers).filter(|more| *more != 0)?;
+        let count = Reply::new(reply).integer()?;
         Some(count.saturating_add(more).max(0))
     }
 

@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long chaos test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -48,6 +48,13 @@ test-long: wasm ## run the tests that take half a minute each and more: a mirror
 chaos: wasm test-deps ## let nodes, network and Envoy fail under load, again and again: [ROUNDS=200 SEED=1 ONLY=Reload]
 	SLOTMESH_CHAOS_ROUNDS='$(or $(ROUNDS),200)' SLOTMESH_CHAOS_SEED='$(or $(SEED),1)' SLOTMESH_CHAOS_ONLY='$(ONLY)' \
 		cargo test --locked --package slotmesh-testbed --test chaos -- --nocapture no_fault
+
+scale: wasm ## measure memory for each client, node and worker, and starts: docs/scale.md
+	cargo test --locked --package slotmesh-testbed --test scale -- --include-ignored --nocapture
+
+soak: wasm ## see that memory does not grow in an hour: [SOAK=3600, in seconds]
+	SLOTMESH_SOAK_SECONDS='$(or $(SOAK),3600)' \
+		cargo test --locked --package slotmesh-testbed --test scale -- --nocapture memory_does_not_grow
 
 test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: those in target/envoys
 	@shopt -s nullglob; envoys=(target/envoys/*/bin/envoy); \

@@ -192,6 +192,17 @@ impl Envoy {
         self.process.pid()
     }
 
+    /// The memory that it holds at the moment, in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(text.context("Envoy has ended")?.parse()?)
+    }
+
     /// All it logged so far.
     pub fn log(&self) -> String {
         self.process.log()

@@ -4,7 +4,6 @@
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]
 mod support;
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -71,22 +70,16 @@ fn besiege_with<T>(change: impl FnOnce(&mut EnvoyOptions), attack: impl FnOnce(&
         };
         // So that all buffers have the size that this traffic needs.
         wait_for_rounds();
-        let before = resident_kib(&envoy);
+        let before = envoy.resident_kib().unwrap();
         let _held = attack(&envoy);
         wait_for_rounds();
-        let after = resident_kib(&envoy);
+        let after = envoy.resident_kib().unwrap();
         assert!(after < before + GROWTH_KIB, "Envoy grew from {before} to {after} KiB");
     });
     // A VM that has died leaves such a line; its clients are closed, and so are new ones.
     let log = envoy.log();
     assert!(!log.contains("[error]") && !log.contains("[critical]"), "{log}");
     assert_eq!(Client::connect(envoy.addr()).call(&["PING"]), b"+PONG\r\n");
-}
-
-fn resident_kib(envoy: &Envoy) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", envoy.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 fn connect(addr: SocketAddr) -> TcpStream {

@@ -4,7 +4,6 @@
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]
 mod support;
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -162,7 +161,7 @@ fn what_a_node_makes_up_reaches_nobody_and_hurts_nobody() {
         let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(addr)).collect();
         wait_for_others();
         ask(&mut clients, Answer::Right);
-        let before = resident_kib(&envoy);
+        let before = envoy.resident_kib().unwrap();
         for answer in [
             Answer::Garbage,
             Answer::TooMany,
@@ -188,7 +187,7 @@ fn what_a_node_makes_up_reaches_nobody_and_hurts_nobody() {
             .unwrap();
             ask(&mut clients, Answer::Right);
         }
-        let after = resident_kib(&envoy);
+        let after = envoy.resident_kib().unwrap();
         assert!(after < before + GROWTH_KIB, "Envoy grew from {before} to {after} KiB");
     });
     let log = envoy.log();
@@ -222,10 +221,4 @@ fn ask(clients: &mut [Client], answer: Answer) {
             );
         }
     }
-}
-
-fn resident_kib(envoy: &Envoy) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", envoy.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }

@@ -23,6 +23,8 @@ pub(crate) struct Router {
     queue: Option<u32>,
     /// When the next tick comes, if one has been asked for.
     tick_at: Option<Instant>,
+    /// The connection that could not be opened, and why: for the engine to hear in the next callback.
+    unopened: Option<(ConnectionId, String)>,
 }
 
 /// Read bytes are left in the host's buffer only as long as they are not more than this: Envoy stops
@@ -47,6 +49,7 @@ struct Client {
 /// What doing as the engine says has led to.
 enum Event {
     Read(SessionId, Vec<u8>),
+    Unopened(ConnectionId, String),
     Failed(ConnectionId, String),
     StatsDue,
     Flush,
@@ -62,6 +65,7 @@ impl Router {
             // Each worker needs a name of its own: the host calls the one that came last.
             queue: host::register_queue(&format!("slotmesh-{:016x}", host::random())).ok(),
             tick_at: None,
+            unopened: None,
         }
     }
 
@@ -191,39 +195,56 @@ impl Router {
     }
 
     /// Does what the engine wants until it wants nothing more, then sets the timer.
+    ///
+    /// A stream that fails inside the call that opens it ends the callback, and the rest is left for the next:
+    /// Envoy puts off the end of that stream until no callback runs, and would try again for ever if it had
+    /// to enter this VM once more before.
     fn obey(&mut self, now: Instant, tokens: &mut Tokens<'_>) {
+        if let Some((connection, reason)) = self.unopened.take() {
+            self.proxy.handle_upstream_close(connection, &reason, now);
+        }
         let mut events = Vec::new();
-        loop {
+        while self.unopened.is_none() {
             let Self { proxy, clients, nodes, .. } = self;
             while let Some(output) = proxy.poll_output() {
                 events.extend(carry_out(output, clients, nodes, tokens));
+                if let Some(Event::Unopened(..)) = events.last() {
+                    break;
+                }
             }
             if events.is_empty() {
                 break;
             }
             for event in events.drain(..) {
-                match event {
-                    Event::Read(session, bytes) => {
-                        self.proxy.handle_downstream_data(session, &bytes, now);
-                    }
-                    Event::Flush => {
-                        if self.queue.is_none_or(|queue| host::wake(queue).is_err()) {
-                            self.proxy.flush();
-                        }
-                    }
-                    Event::StatsDue => self.metrics.report(&mut self.proxy),
-                    Event::Failed(connection, reason) => {
-                        self.proxy.handle_upstream_close(connection, &reason, now);
-                    }
-                }
+                self.handle(event, now);
             }
         }
         self.set_timer(now);
     }
 
+    /// Nothing here enters this VM again.
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Read(session, bytes) => {
+                self.proxy.handle_downstream_data(session, &bytes, now);
+            }
+            Event::Flush => {
+                if self.queue.is_none_or(|queue| host::wake(queue).is_err()) {
+                    self.proxy.flush();
+                }
+            }
+            Event::StatsDue => self.metrics.report(&mut self.proxy),
+            Event::Failed(connection, reason) => {
+                self.proxy.handle_upstream_close(connection, &reason, now);
+            }
+            Event::Unopened(connection, reason) => self.unopened = Some((connection, reason)),
+        }
+    }
+
     /// The tick that has been asked for may come too early, which does no harm, but not too late.
     fn set_timer(&mut self, now: Instant) {
-        let Some(wanted) = self.proxy.poll_timeout() else { return };
+        let waiting = self.unopened.is_some().then_some(now);
+        let Some(wanted) = waiting.or_else(|| self.proxy.poll_timeout()) else { return };
         if self.tick_at.is_some_and(|at| at <= wanted) {
             return;
         }
@@ -259,9 +280,9 @@ fn carry_out(
                 Err(error) => {
                     let reason = format!(
                         "Envoy opens no stream through its cluster '{envoy_cluster}' ({error}): \
-                         is there such a cluster?"
+                         there is no such cluster, or it has no endpoint of this address"
                     );
-                    Some(Event::Failed(connection, reason))
+                    Some(Event::Unopened(connection, reason))
                 }
             }
         }

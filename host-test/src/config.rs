@@ -58,6 +58,9 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// The Envoy clusters there are; `None` means that every name is one.
     pub envoy_clusters: Option<Vec<String>>,
+    /// The only addresses that they have endpoints for, as under the `override_host` policy: a stream to
+    /// another one fails inside the call that opens it. `None` means that every address will do.
+    pub endpoints: Option<Vec<String>>,
     /// How their hosts are found.
     pub host_selection: HostSelection,
     /// The most memory each VM may have, in bytes. Envoy sets no limit of its own below 4 GiB.
@@ -74,13 +77,14 @@ pub struct Config {
 
 impl Config {
     /// A host whose router is configured with `plugin_configuration`. All else: no environment, any
-    /// Envoy cluster, hosts found asynchronously, 256 MiB, 1 s to connect, seed 0, log lines of level info captured.
+    /// Envoy cluster and address, hosts found asynchronously, 256 MiB, 1 s to connect, seed 0, log lines of level info captured.
     pub fn new(plugin_configuration: impl Into<Vec<u8>>) -> Self {
         Self {
             plugin_configuration: plugin_configuration.into(),
             vm_configuration: Vec::new(),
             environment: BTreeMap::new(),
             envoy_clusters: None,
+            endpoints: None,
             host_selection: HostSelection::default(),
             memory_limit: 256 << 20,
             connect_timeout: Duration::from_secs(1),

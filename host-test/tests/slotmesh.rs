@@ -147,6 +147,31 @@ fn without_a_seed_the_client_learns_why_in_time_and_all_is_well_when_one_appears
     }
 }
 
+/// A stream that fails inside the call leaves Envoy with something that waits for the callback's end.
+#[test]
+fn nodes_that_envoy_has_no_endpoint_for_are_refused_one_in_each_callback() {
+    let known = |nodes: &[usize]| Some(nodes.iter().map(|node| address(*node)).collect());
+    let mut world = World::with(|config| config.endpoints = known(&[]));
+    let client = world.simulation.connect();
+    world.simulation.send(client, words("SET a 1"));
+    world.simulation.advance(OP_TIMEOUT);
+    let error = world.take(client);
+    let start = "-CLUSTERDOWN no node of cluster 'main' answers: ";
+    assert!(error.starts_with(start) && error.contains(&address(2)), "{error}");
+
+    let mut world = World::with(|config| config.endpoints = known(&[0]));
+    let client = world.simulation.connect();
+    for key in KEYS {
+        world.simulation.send(client, words(&format!("SET {key} 1")));
+    }
+    world.simulation.advance(OP_TIMEOUT);
+    let replies = replies(&world.take(client));
+    assert_eq!(replies.len(), KEYS.len());
+    assert_eq!(replies[0], "+OK");
+    assert!(replies[1..].iter().all(|reply| reply.starts_with('-')), "{replies:?}");
+    assert_eq!(world.ask(client, "GET b"), "$1\r\n1\r\n");
+}
+
 #[test]
 fn a_protocol_error_closes_its_client_alone() {
     let mut world = World::new();

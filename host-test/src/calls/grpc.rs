@@ -86,8 +86,12 @@ fn grpc_stream(
     let original_dst = metadata.value(b"x-envoy-original-dst-host");
     let original_dst = original_dst.map(|host| String::from_utf8_lossy(host).into_owned());
     let Some(address) = target.authority.clone().or(original_dst) else {
-        return refuse(guest, format!("no healthy upstream in {}", target.cluster));
+        return refuse_with_headers(guest, &target);
     };
+    let endpoints = guest.state().config.endpoints.as_ref();
+    if endpoints.is_some_and(|endpoints| !endpoints.contains(&address)) {
+        return refuse_with_headers(guest, &target);
+    }
 
     let mut headers = Headers::new(&[
         (":method", "POST"),
@@ -114,6 +118,20 @@ fn grpc_stream(
 /// still an end of the stream that has the token it was not told.
 fn refuse(mut guest: Guest<'_>, why: String) -> Result<(), Failure> {
     let token = guest.state().streams.next_token();
+    fail_to_start(guest, token, why)
+}
+
+/// One that Envoy starts and finds no host for: it answers in the node's place, and the headers of that
+/// are initial metadata, with nothing in it, which come before the call returns.
+fn refuse_with_headers(mut guest: Guest<'_>, target: &Target) -> Result<(), Failure> {
+    let token = guest.state().streams.next_token();
+    guest.state().initial_metadata = Some(Headers::default());
+    reenter(&mut guest, "proxy_on_grpc_receive_initial_metadata", token, 0)?;
+    guest.state().initial_metadata = None;
+    fail_to_start(guest, token, format!("no healthy upstream in {}", target.cluster))
+}
+
+fn fail_to_start(mut guest: Guest<'_>, token: u32, why: String) -> Result<(), Failure> {
     guest.state().streams.known.insert(token, StreamState::Finished);
     end_stream(guest, token, GrpcStatus::Unavailable, why)?;
     Err(Status::InternalFailure.into())
@@ -222,6 +240,10 @@ fn end_stream(
 }
 
 /// Calls an export of the guest that is calling the host, if it has it.
+///
+/// When such a call returns, Envoy does what waits for the end of a callback, until nothing waits. The end of
+/// a stream is put off again as long as an outer callback runs: Envoy 1.40 never comes out of that loop
+/// (`doAfterVmCallActions` and `Context::onGrpcCloseWrapper`).
 fn reenter(guest: &mut Guest<'_>, export: &str, token: u32, value: u32) -> Result<(), Failure> {
     let Some(function) = guest.0.get_export(export).and_then(|export| export.into_func()) else {
         return Ok(());
@@ -233,5 +255,16 @@ fn reenter(guest: &mut Guest<'_>, export: &str, token: u32, value: u32) -> Resul
     let outcome = function.call(&mut guest.0, (ROOT, token, value));
     let contexts = &mut guest.state().contexts;
     (contexts.current, contexts.effective) = outer;
-    Ok(outcome?)
+    outcome?;
+    let waiting = guest.state().deferred.iter().find_map(|deferred| match deferred {
+        Deferred::StreamClosed { token, .. } => Some(*token),
+        _ => None,
+    });
+    if let Some(waiting) = waiting {
+        guest.state().misuse(format!(
+            "{export} for stream {token} inside a callback after stream {waiting} has ended in it: \
+             Envoy would put off that end for ever"
+        ));
+    }
+    Ok(())
 }

@@ -335,6 +335,21 @@ fn an_unknown_envoy_cluster_fails_the_open_and_still_ends_the_stream() {
 }
 
 #[test]
+fn a_stream_without_an_endpoint_is_answered_inside_the_call_and_ended_after_it() {
+    let mut config = relay_config(NODE);
+    config.endpoints = Some(vec!["10.0.0.2:6379".into()]);
+    let mut simulation = Simulation::new(&relay(), config, 1).unwrap();
+    let client = simulation.connect();
+    simulation.send(client, "a");
+    simulation.settle();
+    let ended = ["after", "14", "no healthy upstream in upstream"];
+    let lines = said(&simulation, "router");
+    assert_eq!(lines[0], "up");
+    assert_eq!(lines[lines.len() - 3..], ended, "{lines:?}");
+    assert_eq!(simulation.host().misuse(), [""; 0]);
+}
+
+#[test]
 fn a_tunnel_that_makes_no_frames_ends_the_stream_with_internal() {
     let wasm = relay_with_tunnel(""); // hands the node's bytes on as they are
     let config = relay_config(NODE);

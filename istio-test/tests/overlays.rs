@@ -5,7 +5,8 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -14,14 +15,15 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 use slotmesh_istio_test::{Mesh, Proxy, Service, Sidecar, image, kustomize};
+use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, mirroring, replica_reads, sharding};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
     TempDir, Tls,
 };
 use support::{
-    DIGEST, IMAGE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node, services,
-    wait_for_answer,
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node,
+    services, wait_for_answer,
 };
 
 const MIRROR: &str = "redis-mirror.redis.svc.cluster.local:6380";
@@ -172,6 +174,22 @@ fn auto_mtls_meets_each_node_as_istiod_says_it_is() {
     let plain = announcing(&plain_bus, None);
     let client = start_auto_mtls(plain.addr(), &[], &authority);
     wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+}
+
+/// The seed is any endpoint; the node is the one that CLUSTER SLOTS names.
+#[test]
+fn auto_mtls_dials_no_node_that_istiod_does_not_know() {
+    let [bus, elsewhere] = [(); 2].map(|()| Port::free().unwrap());
+    let redis = announcing(&bus, Some(&elsewhere));
+    let listener = TcpListener::bind(elsewhere.addr()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let client = start_auto_mtls(redis.addr(), &[], &Authority::new());
+    let addr = client.addr(REDIS).unwrap();
+    // On a busy machine the module may come after its time, and clients be closed until then.
+    let answered = || Ok(Probe::retry(ask(addr, "SET a 1")));
+    let answer = until("the router to answer", PATIENCE, answered).unwrap();
+    assert!(answer.starts_with('-'), "{answer}");
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 /// A node that knows its IP address, as those of k8s/redis-cluster do: one alone learns it from nobody.

@@ -38,6 +38,8 @@ impl Patches {
         });
         let mut patches = Vec::new();
         for (_, filter) in filters {
+            let refs = &filter["spec"]["targetRefs"];
+            ensure!(refs.is_null(), "istio-test does not implement targetRefs");
             for patch in filter["spec"]["configPatches"].as_array().into_iter().flatten() {
                 let name = &filter["metadata"]["name"];
                 let patch = Patch::read(patch).with_context(|| format!("EnvoyFilter {name}"))?;
@@ -67,21 +69,57 @@ impl Patches {
                 *listener = Value::Null;
                 continue;
             }
+            self.patch_listener_filters(listener, context);
             self.patch_chains(listener, context);
         }
         listeners.retain(|listener| !listener.is_null());
         listeners.extend(self.added("LISTENER", context));
     }
 
+    fn patch_listener_filters(&self, listener: &mut Value, context: &str) {
+        let patches = self.of("LISTENER_FILTER", context);
+        let patches: Vec<&Patch> = patches.filter(|patch| patch.fits_listener(listener)).collect();
+        if patches.is_empty() {
+            return;
+        }
+        let mut filters = taken(listener, "listener_filters");
+        for patch in patches {
+            patch.change_list(&mut filters);
+        }
+        listener["listener_filters"] = filters.into();
+    }
+
     fn patch_chains(&self, listener: &mut Value, context: &str) {
         let head = listener.clone();
-        let chains = listener["filter_chains"].as_array_mut().into_iter().flatten();
-        for chain in chains {
-            self.patch_filters(&head, chain, context);
+        let mut chains = taken(listener, "filter_chains");
+        chains.retain_mut(|chain| self.patch_chain(&head, chain, context));
+        let added = self.of("FILTER_CHAIN", context).filter(|patch| patch.operation == "ADD");
+        let added = added.filter(|patch| patch.fits_listener(&head));
+        chains.extend(added.map(|patch| patch.value.clone()));
+        chains.retain(|chain| chain["filters"].is_array());
+        if !chains.is_empty() {
+            listener["filter_chains"] = chains.into();
         }
-        if listener["default_filter_chain"].is_object() {
-            self.patch_filters(&head, &mut listener["default_filter_chain"], context);
+        if let Some(mut chain) = listener.get("default_filter_chain").cloned() {
+            let stays = self.patch_chain(&head, &mut chain, context);
+            listener["default_filter_chain"] = if stays { chain } else { Value::Null };
         }
+    }
+
+    /// Whether it stays.
+    fn patch_chain(&self, listener: &Value, chain: &mut Value, context: &str) -> bool {
+        for patch in self.of("FILTER_CHAIN", context) {
+            if !patch.fits_listener(listener) || !patch.fits_chain(listener, chain) {
+                continue;
+            }
+            match patch.operation.as_str() {
+                "REMOVE" => return false,
+                "MERGE" => merge_chain(chain, &patch.value),
+                _ => {}
+            }
+        }
+        self.patch_filters(listener, chain, context);
+        true
     }
 
     /// First what changes the list, patch by patch; then the merges, filter by filter.
@@ -149,11 +187,13 @@ impl Patches {
 impl Patch {
     fn read(patch: &Value) -> Result<Self> {
         let apply_to = patch["applyTo"].as_str().context("a patch without applyTo")?;
-        let known = ["LISTENER", "NETWORK_FILTER", "CLUSTER", "EXTENSION_CONFIG"];
-        ensure!(known.contains(&apply_to), "istio-test does not implement applyTo: {apply_to}");
+        let lists = ["LISTENER_FILTER", "NETWORK_FILTER"];
+        let others = ["LISTENER", "FILTER_CHAIN", "CLUSTER", "EXTENSION_CONFIG"];
+        let known = lists.iter().chain(&others).any(|known| *known == apply_to);
+        ensure!(known, "istio-test does not implement applyTo: {apply_to}");
         let mut operation = patch["patch"]["operation"].as_str().context("no operation")?;
         let relative = ["INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST"];
-        if relative.contains(&operation) && apply_to != "NETWORK_FILTER" {
+        if relative.contains(&operation) && !lists.contains(&apply_to) {
             operation = "ADD";
         }
         let known = ["ADD", "REMOVE", "REPLACE", "MERGE"];
@@ -212,7 +252,11 @@ impl Patch {
 
     /// The name of the filter that it is about, if it is about one.
     fn filter(&self) -> Option<&str> {
-        self.conditions["listener"]["filterChain"]["filter"]["name"].as_str()
+        let listener = &self.conditions["listener"];
+        match self.apply_to.as_str() {
+            "LISTENER_FILTER" => listener["listenerFilter"].as_str(),
+            _ => listener["filterChain"]["filter"]["name"].as_str(),
+        }
     }
 
     fn fits_filter(&self, filter: &Value) -> bool {
@@ -252,6 +296,26 @@ fn is_virtual(listener: &Value) -> bool {
     listener["name"] == VIRTUAL_OUTBOUND || listener["name"] == "virtualInbound"
 }
 
+/// A list of a listener's, which is left without it.
+fn taken(listener: &mut Value, name: &str) -> Vec<Value> {
+    let list = listener.as_object_mut().and_then(|listener| listener.remove(name));
+    match list {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    }
+}
+
+/// Merges a patch; of one with a transport socket of the same name, that alone counts.
+fn merge_chain(chain: &mut Value, patch: &Value) {
+    let name = &patch["transport_socket"]["name"];
+    match chain.get_mut("transport_socket").filter(|socket| socket["name"] == *name) {
+        Some(socket) => {
+            merge(&mut socket["typed_config"], &patch["transport_socket"]["typed_config"]);
+        }
+        None => merge(chain, patch),
+    }
+}
+
 /// Merges a patch; a transport socket goes by a rule of its own, and nothing else of such a patch counts.
 fn merge_cluster(cluster: &mut Value, patch: &Value) {
     let socket = &patch["transport_socket"];
@@ -277,7 +341,12 @@ fn merge_cluster(cluster: &mut Value, patch: &Value) {
 
 /// Whether a patch is for proxies of this version and metadata.
 fn proxy_fits(wanted: &Value, proxy: &Proxy) -> Result<bool> {
-    ensure!(wanted["metadata"].is_null(), "istio-test does not implement match.proxy.metadata");
+    let has = |(name, value): (&String, &Value)| {
+        proxy.metadata.get(name).is_some_and(|found| value == found.as_str())
+    };
+    if !wanted["metadata"].as_object().into_iter().flatten().all(has) {
+        return Ok(false);
+    }
     let Some(version) = wanted["proxyVersion"].as_str() else { return Ok(true) };
     Ok(Regex::new(version)?.is_match(&proxy.version))
 }

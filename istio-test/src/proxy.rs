@@ -1,6 +1,6 @@
 //! Pods with an Envoy, and the services they see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -18,6 +18,8 @@ pub struct Proxy {
     pub namespace: String,
     /// The pod's labels.
     pub labels: BTreeMap<String, String>,
+    /// What else its Envoy's node tells of it, such as `ISTIO_META_` variables.
+    pub metadata: BTreeMap<String, String>,
     /// Its Istio: `1.31.0`.
     pub version: String,
     /// Its Envoy; `None` is the one that `make deps` installed.
@@ -35,6 +37,7 @@ impl Proxy {
             name: name.to_owned(),
             namespace: "redis-client".to_owned(),
             labels: BTreeMap::from([("slotmesh".to_owned(), "enabled".to_owned())]),
+            metadata: BTreeMap::new(),
             version: "1.31.0".to_owned(),
             envoy: None,
             gateway: false,
@@ -86,7 +89,7 @@ pub struct Service {
     pub endpoints: Vec<SocketAddr>,
     /// Those of them whose pods have a sidecar.
     pub sidecars: Vec<SocketAddr>,
-    /// Whether it has no cluster IP. Of the listeners that it then has, one for each pod, none is made.
+    /// Whether it has no cluster IP: then each of its pods has a listener.
     pub headless: bool,
 }
 
@@ -96,8 +99,11 @@ impl Service {
         format!("outbound|{}||{}", self.port, self.host)
     }
 
-    /// The name of its listener.
-    pub fn listener(&self) -> String {
-        format!("{}_{}", self.address, self.port)
+    /// The addresses that clients connect to, each of which has a listener.
+    pub(crate) fn addresses(&self) -> BTreeSet<String> {
+        if self.headless {
+            return self.endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect();
+        }
+        BTreeSet::from([self.address.clone()])
     }
 }

@@ -36,11 +36,14 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     let mut listeners = Vec::new();
     if !proxy.gateway {
         listeners.push(virtual_outbound());
-        for service in services.iter().filter(|service| !service.headless) {
+        for service in services {
             let fits = |plugin: &&&Value| wasmplugin::fits_port(plugin, service.port);
             let filters = plugins.iter().filter(fits);
-            let filters = filters.map(|plugin| wasmplugin::filter(plugin, proxy)).collect();
-            listeners.push(listener(service, filters));
+            let filters: Vec<Value> =
+                filters.map(|plugin| wasmplugin::filter(plugin, proxy)).collect();
+            for address in service.addresses() {
+                listeners.push(listener(service, &address, filters.clone()));
+            }
         }
     }
     patches.patch_listeners(&mut listeners, context);
@@ -57,14 +60,12 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     Ok(Rendered { clusters, endpoints, listeners, extensions })
 }
 
-/// A service's listener. It is not bound: the pod's traffic comes to it by way of virtualOutbound.
-fn listener(service: &Service, mut filters: Vec<Value>) -> Value {
+/// A service's listener at one of its addresses. It is not bound: the pod's traffic comes to it by way of virtualOutbound.
+fn listener(service: &Service, address: &str, mut filters: Vec<Value>) -> Value {
     filters.push(tcp_proxy(&service.cluster()));
     json!({
-        "name": service.listener(),
-        "address": {
-            "socket_address": {"address": service.address, "port_value": service.port},
-        },
+        "name": format!("{address}_{}", service.port),
+        "address": {"socket_address": {"address": address, "port_value": service.port}},
         "traffic_direction": "OUTBOUND",
         "bind_to_port": false,
         "listener_filters_timeout": "0s",

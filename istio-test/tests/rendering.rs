@@ -179,6 +179,98 @@ fn a_merge_replaces_what_is_one_and_lengthens_what_is_many_but_not_what_comes_by
     assert_eq!(config["stat_prefix"], "outbound|6379||redis.default.svc.cluster.local");
 }
 
+/// An EnvoyFilter of the root namespace with one patch of the Redis listener.
+fn listener_patch(apply_to: &str, operation: &str, at: &Value, value: &Value) -> Value {
+    let mut wanted = at.clone();
+    wanted["portNumber"] = 6379.into();
+    json!({
+        "kind": "EnvoyFilter",
+        "metadata": {"name": format!("{apply_to}-{operation}"), "namespace": "istio-system"},
+        "spec": {"configPatches": [{
+            "applyTo": apply_to,
+            "match": {"context": "SIDECAR_OUTBOUND", "listener": wanted},
+            "patch": {"operation": operation, "value": value},
+        }]},
+    })
+}
+
+fn redis_listener(objects: &[Value]) -> Value {
+    let found = rendered(&Proxy::client("client"), objects).listeners;
+    found.into_iter().find(|found| found["name"] == "10.96.0.10_6379").unwrap()
+}
+
+#[test]
+fn listener_filters_are_patched_as_network_filters_are() {
+    let (inspector, proxy) = (json!({"name": "tls_inspector"}), json!({"name": "proxy_protocol"}));
+    let none = json!({});
+    let at = json!({"listenerFilter": "tls_inspector"});
+    let add = listener_patch("LISTENER_FILTER", "ADD", &none, &inspector);
+    let cases = [
+        ("INSERT_FIRST", &none, vec!["proxy_protocol", "tls_inspector"]),
+        ("INSERT_BEFORE", &at, vec!["proxy_protocol", "tls_inspector"]),
+        ("INSERT_AFTER", &at, vec!["tls_inspector", "proxy_protocol"]),
+        ("REPLACE", &at, vec!["proxy_protocol"]),
+        ("REPLACE", &none, vec!["tls_inspector"]),
+        ("REMOVE", &at, vec![]),
+    ];
+    for (operation, at, expected) in cases {
+        let patch = listener_patch("LISTENER_FILTER", operation, at, &proxy);
+        let listener = redis_listener(&[add.clone(), patch]);
+        let filters = listener["listener_filters"].as_array().unwrap();
+        let names: Vec<&str> =
+            filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{operation}");
+    }
+}
+
+#[test]
+fn filter_chains_are_merged_removed_and_added() {
+    let none = json!({});
+    let chain = json!({"name": "mine", "filters": [{"name": ECHO}]});
+    let added = redis_listener(&[listener_patch("FILTER_CHAIN", "ADD", &none, &chain)]);
+    assert_eq!(added["filter_chains"].as_array().unwrap().len(), 2);
+    assert_eq!(added["filter_chains"][1], chain);
+
+    let timeout = json!({"transport_socket_connect_timeout": "3s"});
+    let merged = redis_listener(&[listener_patch("FILTER_CHAIN", "MERGE", &none, &timeout)]);
+    assert_eq!(merged["filter_chains"][0]["transport_socket_connect_timeout"], "3s");
+    assert_eq!(merged["filter_chains"][0]["filters"][0]["name"], TCP_PROXY);
+
+    let named = json!({"filterChain": {"name": "another"}});
+    let kept = redis_listener(&[listener_patch("FILTER_CHAIN", "REMOVE", &named, &none)]);
+    assert_eq!(kept["filter_chains"].as_array().unwrap().len(), 1);
+    let gone = redis_listener(&[listener_patch("FILTER_CHAIN", "REMOVE", &none, &none)]);
+    assert!(gone["filter_chains"].is_null());
+}
+
+#[test]
+fn a_patch_may_be_for_proxies_with_certain_metadata() {
+    let mut object = filter_patches(&[("ADD", None, json!({"name": "a"}))]);
+    object["spec"]["configPatches"][0]["match"]["proxy"] = json!({"metadata": {"CANARY": "yes"}});
+    let mut client = Proxy::client("client");
+    assert_eq!(filters(&rendered(&client, &[object.clone()]), "10.96.0.10_6379"), [TCP_PROXY]);
+    client.metadata.insert("CANARY".to_owned(), "yes".to_owned());
+    assert_eq!(filters(&rendered(&client, &[object]), "10.96.0.10_6379"), [TCP_PROXY, "a"]);
+}
+
+/// Which is why the label must not be given to pods that are to speak to single nodes.
+#[test]
+fn the_pods_of_a_headless_service_have_listeners_that_are_patched_too() {
+    let mut services = services();
+    services.push(Service {
+        host: "nodes.default.svc.cluster.local".to_owned(),
+        address: "None".to_owned(),
+        port: 6379,
+        endpoints: ["10.244.0.1:6379", "10.244.0.2:6379"].map(|node| node.parse().unwrap()).into(),
+        sidecars: Vec::new(),
+        headless: true,
+    });
+    let found = render(&Proxy::client("client"), &services, &base("envoyfilter")).unwrap();
+    for listener in ["10.244.0.1_6379", "10.244.0.2_6379"] {
+        assert_eq!(filters(&found, listener), ["slotmesh.router", "slotmesh.guard", ECHO]);
+    }
+}
+
 #[test]
 fn lower_priorities_come_first_and_among_equals_the_root_namespace() {
     let add = |name: &str, namespace: &str, priority: i64| {

@@ -332,15 +332,18 @@ fn whatever_goes_wrong_each_command_has_one_reply_and_no_write_is_repeated() {
                         let allowed = if refused { 0..=1 } else { 1..=1 };
                         assert!(allowed.contains(&times), "seed {seed}: {line}, {reply}");
                     }
+                    // A read that was lost is not sent again behind a later write of its client's.
                     _ => assert!(
-                        !refused || reply.starts_with("-TIMEOUT"),
+                        !refused
+                            || reply.starts_with("-TIMEOUT")
+                            || reply.ends_with("before the reply"),
                         "seed {seed}: {line}, {reply}"
                     ),
                 }
             }
         }
     }
-    assert!(errors > 1000 && answers > 10 * errors, "{errors} errors, {answers} answers");
+    assert!(errors > 1000 && answers > 9 * errors, "{errors} errors, {answers} answers");
 }
 
 /// Lets something go wrong, or well again.

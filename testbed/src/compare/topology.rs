@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::{Look, Sight};
+use super::{Look, Session, Sight};
+use crate::RedisServer;
 
 const CONNECTION: [&str; 10] = [
     "CLUSTER MYID",
@@ -17,28 +18,35 @@ const CONNECTION: [&str; 10] = [
     "RESET",
 ];
 
+/// A Redis alone has no topology to show, and refuses some of these as well.
 pub(super) fn probe(look: &Look<'_>) -> Result<Vec<Sight>> {
+    let alone = RedisServer::start(&[])?;
     let ports: Vec<String> =
         look.cluster().nodes().iter().map(|node| node.addr().port().to_string()).collect();
     let mut sights = Vec::new();
     for words in ["CLUSTER SLOTS", "CLUSTER SHARDS", "CLUSTER NODES"] {
-        let reply = String::from_utf8_lossy(&look.connect()?.bytes(words)?).into_owned();
-        let shows = ports.iter().any(|port| reply.contains(port.as_str()));
-        let seen = match (reply.starts_with('-'), shows) {
-            (true, _) => "refused",
-            (false, true) => "the nodes",
-            (false, false) => "the proxy alone",
+        let wanted = format!("`{}`", Session::connect(alone.addr())?.ask(words)?);
+        let reply = look.connect()?.bytes(words)?;
+        let text = String::from_utf8_lossy(&reply);
+        let seen = match ports.iter().any(|port| text.contains(port.as_str())) {
+            true => "the nodes".to_owned(),
+            false => format!("`{}`", look.connect()?.ask(words)?),
         };
-        sights.push(Sight::exactly(words, "the proxy alone", seen));
+        sights.push(Sight::exactly(words, &wanted, seen));
     }
     let mut refused = Vec::new();
     for words in CONNECTION {
-        if look.connect()?.ask(words)?.starts_with('-') {
+        let is_refused = look.connect()?.ask(words)?.starts_with('-');
+        if is_refused && !Session::connect(alone.addr())?.ask(words)?.starts_with('-') {
             refused.push(words);
         }
     }
     let refused = if refused.is_empty() { "none".to_owned() } else { refused.join(", ") };
     let asked = CONNECTION.join(", ");
-    sights.push(Sight::exactly(&asked, "refused: none", format!("refused: {refused}")));
+    sights.push(Sight::exactly(
+        &asked,
+        "refused though a Redis alone does not: none",
+        format!("refused though a Redis alone does not: {refused}"),
+    ));
     Ok(sights)
 }

@@ -20,7 +20,7 @@ const PIPELINE: u64 = 8;
 const KEYS: u64 = 3;
 
 /// How long clients stay with the same keys: more commands on one key take longer to examine.
-const STAY: Duration = Duration::from_millis(50);
+const STAY: Duration = Duration::from_millis(25);
 
 /// What a client does between its pipelines: so what a long fault adds can be examined, too.
 const THINKING: Duration = Duration::from_millis(8);

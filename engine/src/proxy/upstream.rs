@@ -443,20 +443,23 @@ impl Proxy {
         while let Some(popped) = connection.pipeline.pop() {
             let Expect::Request(sub_request) = popped.expect else { continue };
             let Some(request) = self.requests.waiting(sub_request.request) else { continue };
-            let code = match request.way {
-                // What Redis says when it has to let go of a client that waits.
-                Way::Blocking(_) => "UNBLOCKED",
-                _ => "ERR",
-            };
-            let text = format!(
-                "{code} the connection to {} was lost ({reason}) before the reply",
-                connection.address
-            );
+            let lost = format!("the connection to {} was lost ({reason})", connection.address);
             if popped.written && !request.read_only {
+                let code = match request.way {
+                    // What Redis says when it has to let go of a client that waits.
+                    Way::Blocking(_) => "UNBLOCKED",
+                    _ => "ERR",
+                };
+                let text =
+                    format!("{code} {lost} before the reply: the command may have been executed");
                 self.conclude_watched(sub_request);
-                self.take_error(sub_request, &(text + ": the command may have been executed"));
+                self.take_error(sub_request, &text);
             } else {
-                request.refusal = text.into_bytes();
+                request.refusal = match popped.written {
+                    true => format!("ERR {lost} before the reply"),
+                    false => format!("CLUSTERDOWN {lost} before the command was sent"),
+                }
+                .into_bytes();
                 self.note_held(sub_request);
                 returned.push((sub_request, popped.range));
             }

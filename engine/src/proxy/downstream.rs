@@ -16,7 +16,7 @@ const LONGEST_ATTRIBUTE: usize = 1024;
 impl Proxy {
     /// A client has connected.
     pub fn handle_downstream_open(&mut self, now: Instant) -> SessionId {
-        self.stats.set_time(now);
+        self.begin_event(now);
         self.stats.downstream().downstream_cx_total += 1;
         let client_id = self.next_client_id;
         self.next_client_id += 1;
@@ -47,13 +47,12 @@ impl Proxy {
 
     /// A client has sent bytes.
     pub fn handle_downstream_data(&mut self, id: SessionId, data: &[u8], now: Instant) {
-        self.stats.set_time(now);
+        self.begin_event(now);
         self.stats.downstream().downstream_cx_rx_bytes_total += data.len() as u64;
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.closing {
             return;
         }
-        self.now = now;
         if session.input.is_empty() && !session.parked {
             let read = self.read_commands(id, data, now);
             self.keep_input(id, data.get(read..).unwrap_or_default());

@@ -176,8 +176,7 @@ impl Proxy {
 
     /// Something that was due by the clock may have to be done.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.stats.set_time(now);
-        self.now = now;
+        self.begin_event(now);
         self.release_delayed(now);
         while let Some((id, deadline)) = self.requests.oldest() {
             if deadline > now {
@@ -305,6 +304,12 @@ impl Proxy {
             | Queued::ReportStats
             | Queued::Log(..) => true,
         }
+    }
+
+    /// Begins every `handle_*` that is told the time.
+    fn begin_event(&mut self, now: Instant) {
+        self.stats.set_time(now);
+        self.now = now;
     }
 
     /// Ends every `handle_*`: sessions whose turn has come read on.

@@ -35,10 +35,9 @@ impl Proxy {
 
     /// A node has sent bytes.
     pub fn handle_upstream_data(&mut self, id: ConnectionId, data: &[u8], now: Instant) {
-        self.stats.set_time(now);
+        self.begin_event(now);
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.silent_since = now;
-        self.now = now;
         let mut scanner = std::mem::take(&mut connection.scanner);
         let mut input = std::mem::take(&mut connection.input);
         let mut scanned = std::mem::take(&mut connection.scanned);
@@ -88,9 +87,8 @@ impl Proxy {
 
     /// A connection to a node could not be established, or has ended. `reason` is for people.
     pub fn handle_upstream_close(&mut self, id: ConnectionId, reason: &str, now: Instant) {
-        self.stats.set_time(now);
+        self.begin_event(now);
         let Some(connection) = self.connections.remove(id) else { return };
-        self.now = now;
         self.clean_up(id, connection, reason, now);
         self.settle(now);
     }

@@ -31,9 +31,12 @@ impl Proxy {
         if request.way == Way::WatchedExec {
             return self.send_watched(sub_request, command, now);
         }
-        let Some(part) = request.part_mut(sub_request.part).copied() else { return };
-        let Some(cluster) = self.clusters.get_mut(part.cluster) else { return };
-        let node = match (part.slot, part.policy) {
+        let Some(&mut Part { cluster, slot, policy, .. }) = request.part_mut(sub_request.part)
+        else {
+            return;
+        };
+        let Some(cluster) = self.clusters.get_mut(cluster) else { return };
+        let node = match (slot, policy) {
             (None, ReadPolicy::Master) => cluster.home(now),
             (None, _) => cluster.any_primary(&mut self.rng),
             (Some(slot), ReadPolicy::Master) => cluster.owner(slot),
@@ -307,9 +310,9 @@ impl Proxy {
         now: Instant,
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(request) = self.requests.waiting(sub_request.request) else { return };
         let unanswered = connection.pipeline.unanswered_bytes();
-        let owner = self.requests.get(sub_request.request).map(|request| request.owner);
-        if let Some(Owner::Mirror(_)) = owner
+        if let Owner::Mirror(_) = request.owner
             && unanswered.saturating_add(command.len()) > self.config.limits.mirror_bytes
         {
             self.stats.upstream(connection.cluster).mirror_dropped_overflow += 1;
@@ -328,7 +331,6 @@ impl Proxy {
         if leave == Leave::Asked {
             connection.pipeline.push(Expect::Nothing, ASKING);
         }
-        let Some(request) = self.requests.waiting(sub_request.request) else { return };
         if let Some(part) = request.part_mut(sub_request.part) {
             part.stage = Stage::Sent(id);
         }

@@ -129,9 +129,10 @@ impl RouteTable {
         self.routes.get(route)?.mirrors.get(index).copied()
     }
 
-    /// The mirror number `index` of commands that name no key.
-    pub(crate) fn keyless_mirror(&self, index: usize) -> Option<Mirror> {
-        self.keyless()?.mirrors.get(index).copied()
+    /// The route, as an index, by which commands go that name no key.
+    pub(crate) fn keyless_route(&self) -> Option<usize> {
+        let last = self.routes.len().checked_sub(1)?;
+        self.keyless().map(|_| last)
     }
 
     /// The route, as an index, by which a command goes: that of its first key.

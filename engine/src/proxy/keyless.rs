@@ -5,6 +5,7 @@
 
 use super::Proxy;
 use super::command::Command;
+use super::mirror::Offer;
 use crate::cluster::Slot;
 use crate::command::{Merge, changes_without_keys};
 use crate::config::ReadPolicy;
@@ -40,20 +41,17 @@ impl Proxy {
             return self.answer_no_route(id, command.spec);
         };
         self.send_to_cluster(Owner::Session(id), route.cluster, command, destination, now);
+        let Some(route) = self.routes.keyless_route() else { return };
         if !changes_without_keys(command.spec) {
             return;
         }
         let command = Command { delay: None, ..command };
+        let (read_only, len) = (command.spec.is_read(), command.len);
+        let offer = Offer { read_only, first_key: None, len };
         let mut next = 0;
-        while let Some(mirror) = self.routes.keyless_mirror(next) {
-            next += 1;
-            if mirror.wants(command.spec.is_read(), None, &mut self.rng)
-                && self.has_room_for_copy(mirror.cluster, command.len)
-            {
-                let owner = Owner::Mirror(mirror.cluster);
-                self.send_to_cluster(owner, mirror.cluster, command, destination, now);
-                self.stats.upstream(mirror.cluster).mirror_sent += 1;
-            }
+        while let Some(cluster) = self.next_mirror(route, &mut next, offer) {
+            self.send_to_cluster(Owner::Mirror(cluster), cluster, command, destination, now);
+            self.stats.upstream(cluster).mirror_sent += 1;
         }
     }
 

@@ -15,6 +15,14 @@ use crate::route::{Place, Places};
 use crate::time::Instant;
 use crate::transaction::Exec;
 
+/// What a mirror has to know of a command to say whether it wants a copy.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    pub(super) read_only: bool,
+    pub(super) first_key: Option<&'a [u8]>,
+    pub(super) len: usize,
+}
+
 /// Something for mirrors whose keys share a slot.
 struct Copy<'a> {
     spec: &'static CommandSpec,
@@ -60,18 +68,14 @@ impl Proxy {
     pub(super) fn mirror_message(&mut self, kind: TopicKind, command: Command<'_>, now: Instant) {
         let channel = command.frame.arg(1).unwrap_or_default();
         let command = Command { delay: None, ..command };
+        let Some(route) = self.routes.keyless_route() else { return };
+        let offer = Offer { read_only: false, first_key: Some(channel), len: command.len };
         let mut next = 0;
-        while let Some(mirror) = self.routes.keyless_mirror(next) {
-            next += 1;
-            if !mirror.wants(false, Some(channel), &mut self.rng)
-                || !self.has_room_for_copy(mirror.cluster, command.len)
-            {
-                continue;
-            }
-            let part = self.part_of_message(kind, channel, mirror.cluster);
-            let owner = Owner::Mirror(mirror.cluster);
+        while let Some(cluster) = self.next_mirror(route, &mut next, offer) {
+            let part = self.part_of_message(kind, channel, cluster);
+            let owner = Owner::Mirror(cluster);
             if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
-                self.stats.upstream(mirror.cluster).mirror_sent += 1;
+                self.stats.upstream(cluster).mirror_sent += 1;
                 self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
             }
         }
@@ -171,18 +175,10 @@ impl Proxy {
 
     fn mirror_copy(&mut self, copy: &Copy<'_>, now: Instant) {
         let (key, route) = copy.first_key.unzip();
+        let Some(route) = route.or_else(|| self.routes.keyless_route()) else { return };
+        let offer = Offer { read_only: copy.read_only, first_key: key, len: copy.bytes.len() };
         let mut next = 0;
-        while let Some(mirror) = match route {
-            Some(route) => self.routes.mirror_of(route, next),
-            None => self.routes.keyless_mirror(next),
-        } {
-            next += 1;
-            if !mirror.wants(copy.read_only, key, &mut self.rng)
-                || !self.has_room_for_copy(mirror.cluster, copy.bytes.len())
-            {
-                continue;
-            }
-            let cluster = mirror.cluster;
+        while let Some(cluster) = self.next_mirror(route, &mut next, offer) {
             let slot = key.map(|key| self.routes.slot(cluster, key));
             let part = Part::new(cluster, slot, ReadPolicy::Master);
             let owner = Owner::Mirror(cluster);
@@ -197,8 +193,27 @@ impl Proxy {
         }
     }
 
+    /// The next mirror of a route, from number `next` on, that wants what it is offered and has room for
+    /// it; as the index of its cluster.
+    pub(super) fn next_mirror(
+        &mut self,
+        route: usize,
+        next: &mut usize,
+        offer: Offer<'_>,
+    ) -> Option<usize> {
+        loop {
+            let mirror = self.routes.mirror_of(route, *next)?;
+            *next += 1;
+            if mirror.wants(offer.read_only, offer.first_key, &mut self.rng)
+                && self.has_room_for_copy(mirror.cluster, offer.len)
+            {
+                return Some(mirror.cluster);
+            }
+        }
+    }
+
     /// Whether a mirror may be given so many bytes more. Counts the copy as dropped if not.
-    pub(super) fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
+    fn has_room_for_copy(&mut self, cluster: usize, len: usize) -> bool {
         let pending = self.mirror_bytes.get(cluster).copied().unwrap_or_default();
         let has_room = pending.saturating_add(len) <= self.config.limits.mirror_bytes;
         if !has_room {

@@ -63,6 +63,8 @@ OUTCOMES = {
     "EveryPrimary::Least": ("fanned out", "to every primary; the least number"),
     "EveryPrimary::LeastOfEach": ("fanned out", "to every primary; 1 where each says so"),
     "EveryPrimary::Running": ("fanned out", "to every primary; the one that tells of a running script"),
+    "EveryPrimary::SumOfEach": ("fanned out", "to every primary; for each name, the sum"),
+    "EveryPrimary::Union": ("fanned out", "to every primary; all elements, each once"),
     "EveryPrimary::Sum": ("fanned out", "to every primary; the sum"),
     "Split::KeyOrder": ("split", "by slot; elements in the order of the keys"),
     "Split::AllOk": ("split", "by slot; OK when every part is"),

@@ -1,6 +1,7 @@
 //! How the replies of all primaries become the reply of one server.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use crate::command::Merge;
 use crate::info;
@@ -35,6 +36,12 @@ pub(crate) fn write(
             encode::array_header(out, elements().count());
             elements().for_each(|element| out.extend_from_slice(element));
         }
+        Merge::Union => {
+            let elements: BTreeSet<_> = values().flat_map(|reply| reply.elements()).collect();
+            encode::array_header(out, elements.len());
+            elements.into_iter().for_each(|element| out.extend_from_slice(element));
+        }
+        Merge::SumOfEach => write_sum_of_each(replies, out)?,
         Merge::Latest => write_latest(argument, replies, out),
         Merge::First | Merge::AnySuccess => out.extend_from_slice(replies.first()?),
         Merge::AnyValue => {
@@ -77,6 +84,29 @@ fn write_least_of_each(replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
     }
     encode::array_header(out, least.len());
     least.into_iter().for_each(|integer| encode::integer(out, integer));
+    Some(())
+}
+
+/// Names as the first reply has them, and the sum of what all replies say behind each.
+fn write_sum_of_each(replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let (first, others) = replies.split_first()?;
+    let mut others: Vec<_> = others.iter().map(|reply| Reply::new(reply).elements()).collect();
+    let elements = || Reply::new(first).elements();
+    encode::array_header(out, elements().count());
+    for element in elements() {
+        let mut beside = others.iter_mut().map(|elements| elements.next());
+        match Reply::new(element).integer() {
+            None => {
+                beside.all(|name| name == Some(element)).then_some(())?;
+                out.extend_from_slice(element);
+            }
+            Some(number) => {
+                let sum = beside
+                    .try_fold(number, |sum, other| sum.checked_add(Reply::new(other?).integer()?));
+                encode::integer(out, sum?.max(0));
+            }
+        }
+    }
     Some(())
 }
 
@@ -131,6 +161,22 @@ mod tests {
     fn the_elements_of_all_arrays_make_one() {
         let arrays = &["*1\r\n$1\r\na\r\n", "*0\r\n", "*2\r\n$1\r\nb\r\n$1\r\nc\r\n"];
         assert_eq!(written(Merge::Concat, 0, arrays).unwrap(), "*3 $1 a $1 b $1 c ");
+    }
+
+    #[test]
+    fn of_the_same_elements_in_several_arrays_one_is_kept() {
+        let arrays = &["*2\r\n$1\r\nb\r\n$1\r\na\r\n", "*0\r\n", "*1\r\n$1\r\nb\r\n"];
+        assert_eq!(written(Merge::Union, 0, arrays).unwrap(), "*2 $1 a $1 b ");
+    }
+
+    #[test]
+    fn what_is_said_of_each_name_is_summed_and_never_less_than_nothing() {
+        let one = "*4\r\n$1\r\na\r\n:1\r\n$1\r\nb\r\n:0\r\n";
+        let other = "*4\r\n$1\r\na\r\n:2\r\n$1\r\nb\r\n:-1\r\n";
+        let sums = written(Merge::SumOfEach, 0, &[one, other]).unwrap();
+        assert_eq!(sums, "*4 $1 a :3 $1 b :0 ");
+        assert_eq!(written(Merge::SumOfEach, 0, &["*0\r\n", "*0\r\n"]).unwrap(), "*0 ");
+        assert_eq!(written(Merge::SumOfEach, 0, &[one, "*0\r\n"]), None);
     }
 
     #[test]

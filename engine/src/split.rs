@@ -127,6 +127,15 @@ impl Split {
         (!part.answered).then_some(&part.part)
     }
 
+    /// Adds a reply that is there already: what the proxy itself knows beside the nodes.
+    pub(crate) fn add_reply(&mut self, reply: &[u8]) {
+        let Some(part) = self.parts.first().map(|first| first.part) else { return };
+        let number = self.parts.len() as u32;
+        self.parts.push(SplitPart::new(part));
+        self.outstanding += 1;
+        self.absorb(number, reply);
+    }
+
     pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {
         let part = self.parts.get_mut(part as usize)?;
         (!part.answered).then_some(&mut part.part)

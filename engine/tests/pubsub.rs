@@ -132,6 +132,50 @@ fn all_clients_share_one_subscription_at_a_node() {
 }
 
 #[test]
+fn pubsub_tells_of_clients_rather_than_of_the_proxy_s_own_subscriptions() {
+    each_chunking(|mut driver| {
+        let clients = [(); 3].map(|()| driver.connect());
+        let asking = driver.connect();
+        assert_eq!(driver.ask(asking, "PUBSUB NUMSUB a"), "*2 $1 a :0 ");
+        for client in clients {
+            driver.ask(client, "SUBSCRIBE a");
+            driver.ask(client, "SSUBSCRIBE s1 s2 s3");
+            driver.ask(client, "PSUBSCRIBE a* b*");
+        }
+        driver.ask(clients[0], "SUBSCRIBE b");
+        assert_eq!(driver.ask(asking, "PUBSUB CHANNELS"), "*2 $1 a $1 b ");
+        assert_eq!(
+            driver.ask(asking, "PUBSUB NUMSUB a x b a"),
+            "*8 $1 a :3 $1 x :0 $1 b :1 $1 a :3 "
+        );
+        assert_eq!(driver.ask(asking, "PUBSUB NUMSUB"), "*0 ");
+        assert_eq!(driver.ask(asking, "PUBSUB NUMPAT"), ":2 ");
+        assert_eq!(driver.ask(asking, "PUBSUB SHARDCHANNELS"), "*3 $2 s1 $2 s2 $2 s3 ");
+        assert_eq!(driver.ask(asking, "PUBSUB SHARDNUMSUB s1 s3"), "*4 $2 s1 :3 $2 s3 :3 ");
+        driver.ask(clients[0], "UNSUBSCRIBE");
+        assert_eq!(driver.ask(asking, "PUBSUB CHANNELS"), "*1 $1 a ");
+        assert_eq!(driver.ask(asking, "PUBSUB NUMSUB a b"), "*4 $1 a :2 $1 b :0 ");
+    });
+}
+
+#[test]
+fn pubsub_counts_right_while_a_topic_changes_its_node() {
+    each_chunking(|mut driver| {
+        let [client, asking] = [(); 2].map(|()| driver.connect());
+        driver.ask(client, "SUBSCRIBE a");
+        driver.ask(client, "PSUBSCRIBE a*");
+        let home = node_of(&driver, "subscribe a");
+        driver.cluster.set_health(&home, Health::Silent);
+        driver.cut(&home);
+        driver.command(asking, "PUBSUB NUMSUB a");
+        driver.command(asking, "PUBSUB NUMPAT");
+        driver.cluster.set_health(&home, Health::Well);
+        driver.wait(Duration::from_millis(100));
+        assert_eq!(driver.received(asking), "*2 $1 a :1 :1 ");
+    });
+}
+
+#[test]
 fn a_client_is_told_that_it_is_subscribed_when_a_node_has_said_so() {
     each_chunking(|mut driver| {
         let [client, publisher] = [(); 2].map(|()| driver.connect());

@@ -179,6 +179,64 @@ fn connect(envoy: &Envoy, query: &str) -> Connection {
 }
 
 #[test]
+fn pubsub_answers_as_one_server_with_the_same_clients() {
+    let (cluster, envoy) = start_with(ClusterOptions::default(), 1);
+    let standalone = RedisServer::start(&[]).unwrap();
+    let ask_both = |proxied: &mut Client, direct: &mut Client, words: &[&str]| {
+        // In any order, as Redis answers.
+        let sorted = |reply: Vec<u8>| {
+            let mut lines: Vec<_> =
+                reply.escape_ascii().to_string().split("\\r\\n").map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let (ours, theirs) = (sorted(proxied.call(words)), sorted(direct.call(words)));
+        assert_eq!(ours, theirs, "{words:?}");
+    };
+    let connect = || [envoy.addr(), standalone.addr()].map(Client::connect);
+    let subscribed = |words: &[&str], topics: usize| {
+        let mut clients = connect();
+        for client in &mut clients {
+            client.send(words);
+            for _ in 0..topics {
+                receive(client);
+            }
+        }
+        clients
+    };
+    let first = subscribed(&["SUBSCRIBE", "a", "b", "hello"], 3);
+    let second = subscribed(&["SUBSCRIBE", "a"], 1);
+    let third = subscribed(&["PSUBSCRIBE", "a*", "b?", "*"], 3);
+    let fourth = subscribed(&["PSUBSCRIBE", "a*"], 1);
+    let fifth = subscribed(&["SSUBSCRIBE", "s1"], 1);
+    let [mut proxied, mut direct] = connect();
+    for words in [
+        &["PUBSUB", "CHANNELS"][..],
+        &["PUBSUB", "CHANNELS", "h[a-f]*"],
+        &["pubsub", "channels", "nothing"],
+        &["PUBSUB", "NUMSUB"],
+        &["PUBSUB", "NUMSUB", "a", "b", "c", "a"],
+        &["PUBSUB", "NUMPAT"],
+        &["PUBSUB", "SHARDCHANNELS"],
+        &["PUBSUB", "SHARDCHANNELS", "s*"],
+        &["PUBSUB", "SHARDNUMSUB", "s1", "s2"],
+        &["PUBSUB", "CHANNELS", "a", "b"],
+        &["PUBSUB", "NUMPAT", "x"],
+    ] {
+        ask_both(&mut proxied, &mut direct, words);
+    }
+    // Who is subscribed at another node without the proxy is counted, too.
+    let mut elsewhere = Client::connect(cluster.primaries().unwrap()[2].addr());
+    elsewhere.send(&["SUBSCRIBE", "a", "only there"]);
+    receive(&mut elsewhere);
+    receive(&mut elsewhere);
+    assert_eq!(proxied.call(&["PUBSUB", "NUMSUB", "a"]), b"*2\r\n$1\r\na\r\n:3\r\n");
+    let channels = proxied.call(&["PUBSUB", "CHANNELS", "*[en]*"]);
+    assert_eq!(channels, frame(&["hello", "only there"]).as_bytes());
+    drop((first, second, third, fourth, fifth));
+}
+
+#[test]
 fn subscribers_of_all_workers_hear_everything_in_order_over_one_connection_each() {
     const WORKERS: usize = 4;
     const SUBSCRIBERS: usize = 200;

@@ -79,6 +79,10 @@ pub enum Merge {
     LeastOfEach,
     /// All elements of the arrays.
     Concat,
+    /// All elements of the arrays, each once.
+    Union,
+    /// An array of names and integers in turn: the sums of the integers in the same place.
+    SumOfEach,
     /// The elements with the latest time, which is their second member; as many as were asked for.
     Latest,
     /// The first of the replies, which are all the same.
@@ -155,8 +159,6 @@ pub enum Reason {
     Internal,
     /// It looks after one server.
     Operator,
-    /// It belongs to publish/subscribe.
-    PubSub,
     /// It makes or feeds a replica.
     Replication,
     /// It needs more than the one database that a cluster has.
@@ -180,7 +182,6 @@ impl Reason {
             Self::Operator => {
                 "ERR the command looks after one server: send it to that node, not to this proxy"
             }
-            Self::PubSub => "ERR publish/subscribe is not supported by this proxy yet",
             Self::Replication => {
                 "ERR replication is set up between servers: send the command to a node"
             }
@@ -234,6 +235,9 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Unsubscribe(TopicKind::ShardChannel), &["sunsubscribe"]),
     (Support::Publish(TopicKind::Channel), &["publish"]),
     (Support::Publish(TopicKind::ShardChannel), &["spublish"]),
+    (Support::EveryPrimary(Merge::Union), &["pubsub|channels", "pubsub|shardchannels"]),
+    (Support::EveryPrimary(Merge::SumOfEach), &["pubsub|numsub", "pubsub|shardnumsub"]),
+    (Support::EveryPrimary(Merge::Sum), &["pubsub|numpat"]),
 
     // About the server as such.
     (Support::AnyNode, &[
@@ -260,10 +264,6 @@ const DECISIONS: &[(Support, &[&str])] = &[
     ]),
     (Support::Wait, &["wait"]),
     (Support::Refuse(Reason::Blocking), &["waitaof"]),
-    (Support::Refuse(Reason::PubSub), &[
-        "pubsub|channels", "pubsub|numpat", "pubsub|numsub", "pubsub|shardchannels",
-        "pubsub|shardnumsub",
-    ]),
     (Support::Transaction(Verb::Discard), &["discard"]),
     (Support::Transaction(Verb::Exec), &["exec"]),
     (Support::Transaction(Verb::Multi), &["multi"]),

@@ -121,7 +121,10 @@ impl Proxy {
             Merge::Latest => wanted(frame.arg(2)),
             _ => self.rng.next(),
         };
-        let split = Split::whole(merge, argument, parts);
+        let mut split = Split::whole(merge, argument, parts);
+        if let Some(known) = self.known_subscriptions(frame) {
+            split.add_reply(&known);
+        }
         let Some(request) = self.requests.waiting(id) else { return };
         request.state = State::Split(Box::new(split));
         for (part, _) in (0..).zip(slots) {

@@ -4,7 +4,7 @@
 ///
 /// Takes time proportional to the product of the lengths at most: of several stars only the last
 /// one met is ever tried again.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     // What follows the last star, and the text from where that was last tried.
     let mut star: Option<(&[u8], &[u8])> = None;

@@ -16,6 +16,7 @@ pub(crate) mod wire;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+pub(crate) use glob::matches;
 pub use topics::TopicKind;
 pub(crate) use topics::Topics;
 
@@ -232,13 +233,30 @@ impl Registry {
         self.retry_at
     }
 
+    /// The topics of a kind that clients are subscribed to, by name.
+    pub(crate) fn topics(&self, kind: TopicKind) -> impl Iterator<Item = (&[u8], &Subscription)> {
+        let topics = self.by_name.get(kind).iter();
+        let topics = topics.filter_map(|(name, id)| Some((&**name, self.get(*id)?)));
+        topics.filter(|(_, subscription)| !subscription.subscribers.is_empty())
+    }
+
+    /// How many clients are subscribed to this very topic, and how many nodes know of: who has been
+    /// asked will know by the time it answers anything else.
+    pub(crate) fn subscribers(&self, kind: TopicKind, name: &[u8]) -> Receivers {
+        let subscription = self.find(kind, name).and_then(|id| self.get(id));
+        subscription.map_or_else(Receivers::default, |subscription| Receivers {
+            clients: subscription.subscribers.len(),
+            links: usize::from(subscription.link.is_some()),
+        })
+    }
+
     /// How many messages clients get of one that is published, and how many of these a node sends
     /// that all of them are subscribed at.
     pub(crate) fn receivers(&self, kind: TopicKind, channel: &[u8]) -> Receivers {
         let channels = self.find(kind, channel).into_iter();
         let patterns = (kind == TopicKind::Channel).then(|| self.by_name.get(TopicKind::Pattern));
         let patterns = patterns.into_iter().flatten();
-        let patterns = patterns.filter(|(pattern, _)| glob::matches(pattern, channel));
+        let patterns = patterns.filter(|(pattern, _)| matches(pattern, channel));
         let mut receivers = Receivers::default();
         for id in channels.chain(patterns.map(|(_, id)| *id)) {
             let Some(subscription) = self.get(id).filter(|one| one.is_confirmed()) else {
@@ -269,8 +287,8 @@ pub(crate) struct Receivers {
 }
 
 impl Receivers {
-    /// How many more clients receive a message than the node knows of.
-    pub(crate) fn unknown_to_node(self) -> i64 {
+    /// How many more clients receive a message than nodes know of.
+    pub(crate) fn unknown_to_nodes(self) -> i64 {
         let count = |number| i64::try_from(number).unwrap_or(i64::MAX);
         count(self.clients).saturating_sub(count(self.links))
     }

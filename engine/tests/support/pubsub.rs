@@ -26,7 +26,8 @@ pub struct Message {
 
 /// Whether the first argument of a command is no key.
 pub fn is_keyless(name: &[u8]) -> bool {
-    [&b"SUBSCRIBE"[..], b"UNSUBSCRIBE", b"PSUBSCRIBE", b"PUNSUBSCRIBE", b"PUBLISH"].contains(&name)
+    [&b"SUBSCRIBE"[..], b"UNSUBSCRIBE", b"PSUBSCRIBE", b"PUNSUBSCRIBE", b"PUBLISH", b"PUBSUB"]
+        .contains(&name)
 }
 
 impl Topics {
@@ -87,9 +88,41 @@ impl Board {
                 encode::integer(out, heard.sum::<usize>() as i64);
                 self.published.push(message);
             }
+            b"PUBSUB" => self.introspect(node, frame, out),
             _ => return false,
         }
         true
+    }
+
+    /// What a node tells of its own subscribers.
+    fn introspect(&self, node: &str, frame: &RequestFrame<'_>, out: &mut Vec<u8>) {
+        let verb = match String::from_utf8_lossy(frame.arg(1).unwrap()).to_uppercase().as_str() {
+            "NUMPAT" => "PSUBSCRIBE",
+            word if word.starts_with("SHARD") => "SSUBSCRIBE",
+            _ => "SUBSCRIBE",
+        };
+        let here = self.listeners.iter().filter(|(address, _)| address == node);
+        let names: Vec<_> = here
+            .flat_map(|(_, topics)| topics.0.iter())
+            .filter(|(kind, _)| kind == verb)
+            .map(|(_, name)| &name[..])
+            .collect();
+        let different: BTreeSet<_> = names.iter().copied().collect();
+        match frame.arg(1).unwrap() {
+            b"NUMPAT" => encode::integer(out, different.len() as i64),
+            b"NUMSUB" | b"SHARDNUMSUB" => {
+                encode::array_header(out, 2 * (frame.len() - 2));
+                for name in frame.args().skip(2) {
+                    encode::bulk(out, name);
+                    let count = names.iter().filter(|other| **other == name).count();
+                    encode::integer(out, count as i64);
+                }
+            }
+            _ => {
+                encode::array_header(out, different.len());
+                different.iter().for_each(|name| encode::bulk(out, name));
+            }
+        }
     }
 
     pub fn take_published(&mut self) -> Vec<Message> {

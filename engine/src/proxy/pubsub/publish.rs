@@ -77,6 +77,6 @@ impl Proxy {
         if !self.is_at(node, &connection.address) {
             return 0;
         }
-        self.pubsub.receivers(kind, channel).unknown_to_node()
+        self.pubsub.receivers(kind, channel).unknown_to_nodes()
     }
 }

@@ -50,6 +50,10 @@ OUTCOMES = {
         "to the node that owns its keys, on a connection that only this client uses until EXEC",
     ),
     "Transaction::Unwatch": ("answered", "by the proxy, which lets the node know"),
+    "Track": (
+        "answered",
+        "when a node has begun to track, or with `BCAST` every primary, on connections that only this client uses",
+    ),
     "AnyNode": ("forwarded", "to any node: each gives the same answer"),
     "OnePrimary": ("forwarded", "to the primary of slot 0, which answers for itself"),
     "Scan": ("forwarded", "to one primary after the other, as the cursor says"),

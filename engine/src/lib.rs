@@ -50,6 +50,7 @@ mod session;
 mod split;
 mod stats;
 mod time;
+mod tracking;
 mod transaction;
 mod upstream;
 

@@ -45,6 +45,10 @@ pub(crate) struct Request {
     pub(crate) silent: bool,
     /// Goes past the commands of other clients: one of them may be a script to be ended.
     pub(crate) urgent: bool,
+    /// Goes over connections on which nodes track for its client.
+    pub(crate) tracked: bool,
+    /// What CLIENT CACHING said of it: the node has to hear that right before.
+    pub(crate) caching: Option<&'static [u8]>,
     /// Which step of a SCAN it is.
     pub(crate) step: Option<Step>,
     /// The last error by which a node refused it for the moment; without `-` and CRLF.
@@ -86,6 +90,8 @@ pub(crate) enum Way {
     Watch(Leave),
     /// The one by which the node has watched.
     WatchedExec,
+    /// Those on which nodes are to begin to track for the client.
+    Track,
 }
 
 /// Whether a command goes to a node as it is or with leave to be served there once.
@@ -202,6 +208,8 @@ impl Request {
             delay: None,
             silent: false,
             urgent: false,
+            tracked: false,
+            caching: None,
             step: None,
             refusal: Vec::new(),
             state,

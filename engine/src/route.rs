@@ -1,6 +1,7 @@
 //! Which cluster a key belongs to, and what the key is called there.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use crate::cluster::Slot;
 use crate::config::{ClusterConfig, ClusterKind, Mirror, ReadPolicy, Route, Routes};
@@ -160,6 +161,17 @@ impl RouteTable {
     fn cluster(&self, route: usize, read_only: bool) -> usize {
         let Some(route) = self.routes.get(route) else { return 0 };
         route.read_cluster.filter(|_| read_only).unwrap_or(route.cluster)
+    }
+
+    /// Whether some keys have another name at their node than clients know them by.
+    pub(crate) fn rewrites_keys(&self) -> bool {
+        (0..self.routes.len()).any(|route| self.rewrites(route))
+    }
+
+    /// Indices of the clusters that serve clients, each once.
+    pub(crate) fn clusters(&self) -> BTreeSet<usize> {
+        let of = |route: &Route| [Some(route.cluster), route.read_cluster];
+        self.routes.iter().flat_map(of).flatten().collect()
     }
 
     fn rewrites(&self, route: usize) -> bool {

@@ -11,6 +11,7 @@ use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
 use crate::resp::{Protocol, RequestParser};
 use crate::time::Instant;
+use crate::tracking::Tracking;
 use crate::transaction::{Transaction, Watch};
 use crate::upstream::ConnectionId;
 
@@ -63,6 +64,8 @@ pub struct Session {
     /// What it has queued since MULTI.
     pub(crate) transaction: Option<Box<Transaction>>,
     pub(crate) watch: Watch,
+    /// What it wants to hear of because it caches.
+    pub(crate) tracking: Option<Box<Tracking>>,
     /// Connections that nobody else uses at the moment.
     pub(crate) dedicated: SmallVec<[ConnectionId; 1]>,
     /// None may follow the last command of `pending` yet: it runs on such a connection or on many
@@ -117,6 +120,7 @@ impl Session {
             epoch: 0,
             transaction: None,
             watch: Watch::None,
+            tracking: None,
             dedicated: SmallVec::new(),
             alone: false,
             parked: false,
@@ -145,6 +149,9 @@ impl Session {
     pub(crate) fn note_command(&mut self, name: &'static str, now: Instant) {
         self.command = name;
         self.active = now;
+        if let Some(tracking) = &mut self.tracking {
+            tracking.note_command(name, self.transaction.is_some());
+        }
         self.silent = self.replies != Replies::On;
         if self.replies == Replies::Skip {
             self.replies = Replies::On;
@@ -156,6 +163,11 @@ impl Session {
         if self.watch.connection().is_some() {
             self.watch = Watch::Lost;
         }
+    }
+
+    /// Whether nodes are to track what it reads.
+    pub(crate) fn is_tracking(&self) -> bool {
+        self.tracking.as_ref().is_some_and(|tracking| !tracking.is_mute(self.protocol))
     }
 
     /// Whether only few commands are allowed, because messages cannot be told from replies.

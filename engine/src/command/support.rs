@@ -20,6 +20,8 @@ pub enum Support {
     Wait,
     /// About the client's transaction.
     Transaction(Verb),
+    /// `CLIENT TRACKING`: nodes track for the client from now on, or not any more.
+    Track,
     /// Answered by the proxy.
     Local(Local),
     /// Subscribes the client to topics, in common with others.
@@ -104,6 +106,8 @@ pub enum Local {
     AclWhoami,
     /// `AUTH [username] password`
     Auth,
+    /// `CLIENT CACHING YES|NO`
+    ClientCaching,
     /// `CLIENT GETNAME`
     ClientGetname,
     /// `CLIENT GETREDIR`
@@ -207,6 +211,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     // About the client's connection, which ends at the proxy.
     (Support::Local(Local::AclWhoami), &["acl|whoami"]),
     (Support::Local(Local::Auth), &["auth"]),
+    (Support::Local(Local::ClientCaching), &["client|caching"]),
     (Support::Local(Local::ClientGetname), &["client|getname"]),
     (Support::Local(Local::ClientGetredir), &["client|getredir"]),
     (Support::Local(Local::ClientId), &["client|id"]),
@@ -218,6 +223,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::ClientSetname), &["client|setname"]),
     (Support::Local(Local::ClientSwitch), &["client|no-evict", "client|no-touch"]),
     (Support::Local(Local::ClientTrackinginfo), &["client|trackinginfo"]),
+    (Support::Track, &["client|tracking"]),
     (Support::Local(Local::Echo), &["echo"]),
     (Support::Local(Local::Hello), &["hello"]),
     (Support::Local(Local::Ping), &["ping"]),
@@ -271,7 +277,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Transaction(Verb::Watch), &["watch"]),
     // State that would have to be kept for one client and carried to every node.
     (Support::Refuse(Reason::ClientState), &[
-        "client|caching", "client|capa", "client|import-source", "client|tracking",
+        "client|capa", "client|import-source",
         "client|unblock", "himport|discard", "himport|discardall", "himport|prepare",
         "himport|set",
     ]),

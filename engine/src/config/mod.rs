@@ -257,6 +257,9 @@ pub struct Limits {
     /// Bytes of all clients' subscriptions: names of channels, and the books about them; further
     /// ones are refused.
     pub subscription_bytes: usize,
+    /// Clients that cache and are told of changes: each takes a connection to every node, or two;
+    /// further ones are refused.
+    pub tracking_clients: usize,
     /// Bytes of scripts that are remembered; the oldest are forgotten.
     pub script_bytes: usize,
 }
@@ -352,6 +355,7 @@ impl Default for Limits {
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,
             subscription_bytes: 256 * 1024 * 1024,
+            tracking_clients: 1024,
             script_bytes: 16 * 1024 * 1024,
         }
     }

@@ -169,23 +169,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// `CLIENT TRACKINGINFO` of a client that tracks nothing.
-    pub(super) fn client_trackinginfo(&mut self, id: SessionId) {
-        let Some(protocol) = self.sessions.get(id).map(|session| session.protocol) else { return };
-        self.answer(id, |out| {
-            encode::map_header(out, protocol, 3);
-            encode::bulk(out, b"flags");
-            encode::set_header(out, protocol, 1);
-            encode::bulk(out, b"off");
-            encode::bulk(out, b"redirect");
-            encode::integer(out, -1);
-            encode::bulk(out, b"prefixes");
-            encode::array_header(out, 0);
-        });
-    }
-
     /// Closes a client, whatever it is still owed.
-    fn kill(&mut self, id: SessionId) {
+    pub(super) fn kill(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
         session.output.clear();
@@ -210,11 +195,15 @@ impl Proxy {
         };
         let seconds = |since| self.now.saturating_duration_since(since).as_secs();
         let subscribed = |kind| session.subscribed.get(kind).len();
-        let flags = match (session.transaction.is_some(), session.subscribed.is_empty()) {
-            (true, _) => "x",
-            (false, true) => "N",
-            (false, false) => "P",
-        };
+        let mut flags = String::new();
+        flags.extend((!session.subscribed.is_empty()).then_some('P'));
+        flags.extend(session.transaction.is_some().then_some('x'));
+        let tracking = session.tracking.as_ref();
+        flags.extend(tracking.map(|tracking| tracking.letters()));
+        if flags.is_empty() {
+            flags.push('N');
+        }
+        let redirect = tracking.map_or(-1, |tracking| tracking.redirect_id());
         let multi = if session.transaction.is_some() { 0 } else { -1 };
         let command = if session.command.is_empty() { "NULL" } else { session.command };
         let protocol = if session.protocol == Protocol::Resp3 { 3 } else { 2 };
@@ -222,7 +211,7 @@ impl Proxy {
             out,
             "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db=0 sub={} psub={} ssub={} \
              multi={multi} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} \
-             omem=0 tot-mem=0 events=r cmd={command} user={} redir=-1 resp={protocol}",
+             omem=0 tot-mem=0 events=r cmd={command} user={} redir={redirect} resp={protocol}",
             session.client_id,
             show(session.remote),
             show(session.local),

@@ -130,6 +130,7 @@ impl Proxy {
                 self.send_keyless(id, command, Destination::Shards(spread), now);
             }
             Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
+            Support::Track => self.track(id, command, now),
             Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
             Support::Refuse(reason) => {
                 self.stats.downstream().splitter_unsupported_command += 1;
@@ -211,10 +212,13 @@ impl Proxy {
     }
 
     /// Which nodes may answer a command. While a client watches keys, what it reads must be what is
-    /// watched.
+    /// watched; and while it caches, a replica may be behind what it has been told of.
     fn policy(&self, id: SessionId, command: &Command<'_>, places: &Places) -> ReadPolicy {
-        let watches = self.sessions.get(id).is_some_and(|session| session.watch != Watch::None);
-        if watches || command.way != Way::Shared {
+        let needs_owner = self
+            .sessions
+            .get(id)
+            .is_some_and(|session| session.watch != Watch::None || session.is_tracking());
+        if needs_owner || command.way != Way::Shared {
             return ReadPolicy::Master;
         }
         self.routes.policy(places, command.spec.is_read())
@@ -287,6 +291,11 @@ impl Proxy {
                 }
                 request.protocol = session.protocol;
                 request.silent = session.silent;
+                if session.is_tracking() {
+                    request.tracked = true;
+                    let tracking = session.tracking.as_ref();
+                    request.caching = tracking.and_then(|tracking| tracking.caching_command());
+                }
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
                 session.alone |= subscribes || to_many || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));

@@ -9,7 +9,7 @@ use crate::request::{Part, RequestId, State, Way};
 use crate::resp::Protocol;
 use crate::session::SessionId;
 use crate::time::Instant;
-use crate::upstream::{Connection, ConnectionId, Purpose};
+use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
 
 /// Connections kept for the next client that wants one.
 const SPARE: usize = 64;
@@ -58,7 +58,8 @@ impl Proxy {
     /// Takes a connection back from a client that no longer needs it.
     pub(super) fn release_dedicated(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Some(user) = connection.user.filter(|_| connection.pipeline.is_empty()) else { return };
+        let is_done = connection.pipeline.is_empty() && !connection.tracked;
+        let Some(user) = connection.user.filter(|_| is_done) else { return };
         if let Some(session) = self.sessions.get_mut(user) {
             if session.watch.connection() == Some(id) {
                 return;
@@ -78,22 +79,33 @@ impl Proxy {
     /// Closes the connections of a client that will not wait for what is due on them: a node must
     /// not give an element to nobody, nor a late reply to somebody else.
     pub(super) fn abandon_dedicated(&mut self, id: SessionId) {
+        let has_tracked = self.sessions.get(id).is_some_and(|session| self.has_tracked(session));
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.lose_watch();
         for connection in std::mem::take(&mut session.dedicated) {
             self.close_quietly(connection);
         }
+        if has_tracked {
+            self.invalidate(id, None);
+        }
     }
 
     /// A connection has gone: nobody has it any more, and nothing is watched by it.
-    pub(super) fn forget_dedicated(&mut self, id: ConnectionId, connection: &Connection) {
+    pub(super) fn forget_dedicated(
+        &mut self,
+        id: ConnectionId,
+        connection: &Connection,
+        now: Instant,
+    ) {
         self.spare.retain(|spare| *spare != id);
-        let Some(session) = connection.user.and_then(|user| self.sessions.get_mut(user)) else {
-            return;
-        };
+        let Some(user) = connection.user else { return };
+        let Some(session) = self.sessions.get_mut(user) else { return };
         session.dedicated.retain(|own| *own != id);
         if session.watch.connection() == Some(id) {
             session.lose_watch();
+        }
+        if connection.tracked {
+            self.lose_tracking(user, connection, now);
         }
     }
 
@@ -172,7 +184,12 @@ impl Proxy {
     /// What the node keeps waiting on a connection, and where that belongs, if to one slot.
     fn blocked_on(&self, connection: &Connection) -> Option<(Blocking, Option<Part>)> {
         let session = self.sessions.get(connection.user?)?;
-        let request = self.requests.get(*session.pending.back()?)?;
+        let last = *session.pending.back()?;
+        match connection.pipeline.back() {
+            Some(Expect::Request(sub_request)) if sub_request.request == last => {}
+            _ => return None,
+        }
+        let request = self.requests.get(last)?;
         match (request.way, &request.state) {
             (Way::Blocking(blocking), State::Whole(part)) => Some((blocking, Some(*part))),
             (Way::Blocking(blocking), State::Split(_)) => Some((blocking, None)),

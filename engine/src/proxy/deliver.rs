@@ -131,6 +131,9 @@ impl Proxy {
     /// after a made-up delay.
     pub(super) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
         let Some(request) = self.requests.waiting(id) else { return };
+        if matches!(request.way, Way::Track) {
+            return self.conclude_track(id, reply);
+        }
         match request.delay.take() {
             Some(delay) => self.delay(id, reply, self.now + delay),
             None => self.hand_over(id, reply),

@@ -78,8 +78,12 @@ impl Proxy {
         let (way, session, protocol) = (request.way, request.session(), request.protocol);
         let ordinary = Lane { protocol, number };
         let lane = if request.urgent { Lane { number: lanes, ..ordinary } } else { ordinary };
+        let tracked = request.tracked;
         let Some(&Part { cluster, stage, .. }) = request.part(sub_request.part) else { return };
         let connection = match (way, session) {
+            (_, Some(session)) if tracked => {
+                self.tracked_connection(session, cluster, node, protocol, now)
+            }
             (Way::Blocking(_) | Way::Watch(_), Some(session)) => {
                 self.dedicated_connection(session, cluster, node, protocol, now)
             }
@@ -328,11 +332,14 @@ impl Proxy {
         if connection.pipeline.is_empty() {
             connection.silent_since = now;
         }
-        if leave == Leave::Asked {
-            connection.pipeline.push(Expect::Nothing, ASKING);
-        }
         if let Some(part) = request.part_mut(sub_request.part) {
             part.stage = Stage::Sent(id);
+        }
+        if let Some(caching) = request.caching {
+            connection.pipeline.push(Expect::Nothing, caching);
+        }
+        if leave == Leave::Asked {
+            connection.pipeline.push(Expect::Nothing, ASKING);
         }
         if let (Way::Blocking(_), State::Split(_)) = (request.way, &request.state) {
             connection.pipeline.push(Expect::Nothing, PING);
@@ -345,5 +352,6 @@ impl Proxy {
         }
         self.queue_write_upstream(id);
         self.suspend_blocked(id);
+        self.note_untracked(sub_request, leave);
     }
 }

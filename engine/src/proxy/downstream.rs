@@ -70,6 +70,7 @@ impl Proxy {
     /// A client has gone. What it is still owed is dropped; what it has sent may be executed.
     pub fn handle_downstream_close(&mut self, id: SessionId) {
         self.take_transaction(id);
+        self.stop_tracking(id);
         self.abandon_dedicated(id);
         let Some(session) = self.sessions.remove(id) else { return };
         self.stats.touch();

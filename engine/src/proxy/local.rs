@@ -63,8 +63,11 @@ impl Proxy {
                 });
                 Ok(())
             }
+            Local::ClientCaching => self.client_caching(id, frame.arg(2).unwrap_or_default()),
             Local::ClientGetredir => {
-                self.answer(id, |out| encode::integer(out, -1));
+                let tracking = session.tracking.as_ref();
+                let redirect = tracking.map_or(-1, |tracking| tracking.redirect_id());
+                self.answer(id, |out| encode::integer(out, redirect));
                 Ok(())
             }
             Local::ClientId => {
@@ -115,6 +118,7 @@ impl Proxy {
                 session.reset(self.config.users.is_empty());
                 let subscribed = std::mem::take(&mut session.subscribed);
                 self.discard(id);
+                self.stop_tracking(id);
                 self.drop_subscriptions(id, subscribed);
                 self.answer(id, |out| encode::simple(out, b"RESET"));
                 Ok(())
@@ -164,7 +168,9 @@ impl Proxy {
         if let Some(user) = hello.user {
             session.user = user.to_vec();
         }
+        let before = session.protocol;
         session.protocol = hello.protocol.unwrap_or(session.protocol);
+        let switched = session.protocol != before;
         if let Some(name) = hello.name {
             session.name = name.to_vec();
         }
@@ -184,6 +190,9 @@ impl Proxy {
                 session.note_pending(request, len);
             }
             self.hold(SubRequestId { request, part: 0 }, &[], now);
+        }
+        if switched {
+            self.restart_tracking(id);
         }
     }
 

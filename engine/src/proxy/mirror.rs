@@ -121,7 +121,7 @@ impl Proxy {
                     request.exec = Some(exec);
                 }
             }
-            Way::Shared | Way::Watch(_) | Way::WatchedExec => {}
+            Way::Shared | Way::Watch(_) | Way::WatchedExec | Way::Track => {}
         }
     }
 

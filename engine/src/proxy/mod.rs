@@ -20,10 +20,11 @@ mod pubsub;
 mod refresh;
 mod scripts;
 mod stats;
+mod tracking;
 mod transaction;
 mod upstream;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use faults::Delayed;
@@ -81,6 +82,8 @@ pub struct Proxy {
     delayed: Vec<Delayed>,
     /// Connections that belonged to one client and wait for the next.
     spare: Vec<ConnectionId>,
+    /// Clients that want to hear of changes because they cache.
+    trackers: BTreeSet<SessionId>,
     /// Where replies of the proxy's own go while a transaction is put together.
     captured: Option<Vec<u8>>,
     /// Bytes in all clients' transactions.
@@ -158,6 +161,7 @@ impl Proxy {
             pubsub: Registry::new(),
             delayed: Vec::new(),
             spare: Vec::new(),
+            trackers: BTreeSet::new(),
             captured: None,
             transaction_bytes: 0,
             now: Instant::default(),
@@ -197,6 +201,8 @@ impl Proxy {
             self.end_lost_waits(now);
             self.close_spare(now);
             self.ping_quiet_subscribers(now);
+            self.ping_quiet_trackers(now);
+            self.keep_broadcasts(now);
         }
         if self.stats.take_due(now) {
             self.outputs.push_back(Queued::ReportStats);
@@ -334,6 +340,12 @@ impl Proxy {
             self.outputs.push_back(Queued::FlushSoon);
         }
         self.corked.push(id);
+    }
+
+    /// A slot has another owner than it was thought to have.
+    fn note_new_owners(&mut self) {
+        self.epoch += 1;
+        self.note_moved_keys();
     }
 
     fn log(&mut self, level: LogLevel, message: String) {

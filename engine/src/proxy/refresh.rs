@@ -174,9 +174,10 @@ impl Proxy {
             self.close_if_drained(connection);
         }
         if changed {
-            self.epoch += 1;
+            self.note_new_owners();
         }
         self.move_subscriptions(now);
+        self.keep_broadcasts(now);
         self.release_held(now);
     }
 

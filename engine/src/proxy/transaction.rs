@@ -40,6 +40,7 @@ impl Proxy {
                 session.transaction.is_none()
             }
             Support::Transaction(Verb::Exec) => session.watch != Watch::None,
+            Support::Track => true,
             Support::EveryPrimary(_) | Support::Scan | Support::Wait => {
                 session.transaction.is_none()
             }
@@ -304,6 +305,7 @@ impl Proxy {
                 Ok(())
             }
             Support::Transaction(_)
+            | Support::Track
             | Support::Local(Local::ClientReply | Local::Cluster | Local::Hello) => {
                 Err(error(NOT_IN_MULTI))
             }

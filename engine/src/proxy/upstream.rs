@@ -133,7 +133,7 @@ impl Proxy {
 
     fn handle_reply(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
         if reply.first() == Some(&b'>') {
-            // Nothing on these connections asks for pushes, so they answer nothing.
+            self.handle_push(id, reply);
             return Fate::Kept;
         }
         let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
@@ -176,6 +176,7 @@ impl Proxy {
                 Fate::Kept
             }
             Expect::Login => self.handle_login(id, reply, now),
+            Expect::Tracking => self.note_tracking(id, reply),
             Expect::Hello => self.handle_hello(id, reply, now),
             Expect::Topology => {
                 self.handle_topology(id, reply, now);
@@ -335,7 +336,7 @@ impl Proxy {
             return None;
         };
         if leave == Leave::Owner && cluster.learn(to.slot, &target)? {
-            self.epoch += 1;
+            self.note_new_owners();
         }
         self.send_to(node, sub_request, command, leave, now);
         Some(())
@@ -403,12 +404,18 @@ impl Proxy {
         }
         let mut fields = reply.elements().map(Reply::new);
         while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-            if let (Some(b"version"), Some(version)) = (name.bulk(), value.bulk()) {
-                let version = version.to_vec();
-                if let Some(cluster) = self.cluster_of(id) {
-                    cluster.server_version = version;
+            match (name.bulk(), value.bulk(), value.integer()) {
+                (Some(b"version"), Some(version), _) => {
+                    if let Some(cluster) = self.cluster_of(id) {
+                        cluster.server_version = version.to_vec();
+                    }
                 }
-                break;
+                (Some(b"id"), _, node_id) => {
+                    if let Some(connection) = self.connections.get_mut(id) {
+                        connection.node_id = node_id;
+                    }
+                }
+                _ => {}
             }
         }
         Fate::Kept
@@ -435,7 +442,7 @@ impl Proxy {
         if connection.purpose == Purpose::Subscriber {
             return self.lose_subscriber(id, &connection, reason, now);
         }
-        self.forget_dedicated(id, &connection);
+        self.forget_dedicated(id, &connection, now);
         self.release_shared(id, &connection, reason, now);
         let mut returned = Vec::new();
         while let Some(popped) = connection.pipeline.pop() {

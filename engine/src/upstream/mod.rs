@@ -47,6 +47,10 @@ pub struct Connection {
     pub(crate) draining: bool,
     /// The client that it belongs to for the time being.
     pub(crate) user: Option<SessionId>,
+    /// What the node calls it, if it has told.
+    pub(crate) node_id: Option<i64>,
+    /// The node tracks by it, or tells by it what has changed, for the client that it belongs to.
+    pub(crate) tracked: bool,
     /// It was seen waiting on a node that no longer owns the slot.
     pub(crate) doubted: bool,
 }
@@ -116,6 +120,8 @@ impl Connection {
             write_queued: false,
             draining: false,
             user: None,
+            node_id: None,
+            tracked: false,
             doubted: false,
         };
         connection.shake_hands(handshake);

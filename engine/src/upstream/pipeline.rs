@@ -58,6 +58,8 @@ pub(crate) enum Expect {
     Role,
     /// The confirmation of a subscription, or of its end.
     Subscription,
+    /// The reply to CLIENT TRACKING.
+    Tracking,
     /// The reply to a client's command, or to a part of it.
     Request(SubRequestId),
 }
@@ -110,6 +112,11 @@ impl Pipeline {
     pub(crate) fn front(&self) -> Option<&[u8]> {
         let end = self.base.saturating_add(self.queue.front()?.len);
         self.window.get(self.base..end)
+    }
+
+    /// What the newest command expects.
+    pub(crate) fn back(&self) -> Option<Expect> {
+        self.queue.back().map(|sent| sent.expect)
     }
 
     /// The bytes of a command just popped.

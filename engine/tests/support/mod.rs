@@ -4,6 +4,7 @@
 pub mod metrics;
 pub mod pubsub;
 pub mod redis;
+pub mod tracking;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct Driver {
     pub metrics: Metrics,
     /// The proxy waits for the events at hand to be handled.
     flush_soon: bool,
+    /// Connections opened so far; a node calls each by its number.
+    opened_in_all: i64,
     clients: Vec<Client>,
     links: Vec<Link>,
 }
@@ -99,6 +102,7 @@ impl Driver {
             opened: BTreeMap::new(),
             metrics: Metrics::default(),
             flush_soon: false,
+            opened_in_all: 0,
             clients: Vec::new(),
             links: Vec::new(),
         }
@@ -286,6 +290,18 @@ impl Driver {
                     message.write_for(&link.address, &link.peer.topics, &mut link.peer.output);
                 }
             }
+            for change in std::mem::take(&mut cluster.changes) {
+                for listener in 0..self.links.len() {
+                    let tracker = &mut self.links[listener].peer.tracker;
+                    let heard = tracker.hear(&change, listener == at);
+                    let here = self.links[listener].address == address;
+                    let Some((id, push)) = heard.filter(|_| here) else { continue };
+                    let target = self.links.iter_mut().find(|link| link.peer.tracker.id == id);
+                    if let Some(target) = target {
+                        target.peer.output.extend_from_slice(&push);
+                    }
+                }
+            }
             let link = &mut self.links[at];
             if !link.peer.output.is_empty() {
                 let output = std::mem::take(&mut link.peer.output);
@@ -308,7 +324,9 @@ impl Driver {
                 Output::OpenUpstream { connection, address, .. } => {
                     let address = address.to_string();
                     *self.opened.entry(address.clone()).or_default() += 1;
-                    let peer = redis::Peer::default();
+                    let mut peer = redis::Peer::default();
+                    self.opened_in_all += 1;
+                    peer.tracker.id = self.opened_in_all;
                     self.links.push(Link { connection, address, established: false, peer });
                 }
                 Output::WriteUpstream { connection, bytes } => {

@@ -6,6 +6,7 @@ use slotmesh_engine::Slot;
 use slotmesh_engine::resp::{Limits, Parsed, Protocol, RequestFrame, RequestParser, encode};
 
 use super::pubsub::{Board, Topics};
+use super::tracking::{Change, Tracker};
 
 /// What a node does with connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +38,8 @@ pub struct Peer {
     blocked: Option<Vec<u8>>,
     /// What the connection is subscribed to.
     pub topics: Topics,
+    /// What the node tracks by it.
+    pub tracker: Tracker,
 }
 
 #[derive(Default)]
@@ -80,6 +83,8 @@ pub struct FakeCluster {
     pub version: String,
     /// What has been published and who listens.
     pub board: Board,
+    /// Changes at the node that has just executed something.
+    pub changes: Vec<Change>,
     nodes: Vec<Node>,
 }
 
@@ -121,6 +126,7 @@ impl FakeCluster {
             stale: BTreeMap::new(),
             version: "7.0.15".to_owned(),
             board: Board::default(),
+            changes: Vec::new(),
             nodes,
         }
     }
@@ -299,6 +305,10 @@ impl FakeCluster {
             }
             b"PING" if peer.topics.is_empty() => return encode::simple(&mut peer.output, b"PONG"),
             b"PING" => return encode::command(&mut peer.output, &[b"pong", b""]),
+            b"CLIENT" if !self.errors.contains_key(&self.nodes[node].address) => {
+                self.executed.push(format!("{}: {words}", self.nodes[node].address));
+                return peer.tracker.obey(frame, &mut peer.output);
+            }
             b"READONLY" => {
                 peer.readonly = true;
                 return encode::simple(&mut peer.output, b"OK");
@@ -406,6 +416,17 @@ impl FakeCluster {
         if !self.board.run(address, name, frame, &mut peer.topics, &mut peer.output) {
             self.nodes[node].run(name, frame, peer);
         }
+        let keys = || frame.args().skip(1).map(<[u8]>::to_vec);
+        match name {
+            b"GET" | b"MGET" => peer.tracker.note_read(keys()),
+            b"SET" | b"MSET" => {
+                self.changes.extend(keys().step_by(2).map(|key| Change(Some(key))));
+            }
+            b"DEL" | b"UNLINK" => self.changes.extend(keys().map(|key| Change(Some(key)))),
+            b"FLUSHALL" => self.changes.push(Change(None)),
+            _ => {}
+        }
+        peer.tracker.note_command();
     }
 
     /// MOVED or ASK, as a node that does not serve the first key would answer.
@@ -429,9 +450,11 @@ impl FakeCluster {
     fn answer_hello(&self, peer: &mut Peer, frame: &RequestFrame<'_>) {
         let version = if frame.arg(1) == Some(b"3") { 3 } else { 2 };
         peer.protocol = if version == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
-        encode::map_header(&mut peer.output, peer.protocol, 2);
+        encode::map_header(&mut peer.output, peer.protocol, 3);
         encode::bulk(&mut peer.output, b"version");
         encode::bulk(&mut peer.output, self.version.as_bytes());
+        encode::bulk(&mut peer.output, b"id");
+        encode::integer(&mut peer.output, peer.tracker.id);
         encode::bulk(&mut peer.output, b"proto");
         encode::integer(&mut peer.output, version);
     }

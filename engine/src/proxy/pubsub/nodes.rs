@@ -305,7 +305,7 @@ impl Proxy {
         self.stats.upstream(connection.cluster).redirect_moved += 1;
         let learnt = target.and_then(|target| cluster.learn(to.slot, &target));
         if learnt == Some(true) {
-            self.epoch += 1;
+            self.note_new_owners();
         }
         let Some(subscription) = self.pubsub.get_mut(topic) else { return };
         subscription.redirections = subscription.redirections.saturating_add(1);

@@ -54,6 +54,7 @@ OUTCOMES = {
         "answered",
         "when a node has begun to track, or with `BCAST` every primary, on connections that only this client uses",
     ),
+    "Unblock": ("forwarded", "to the node that keeps the client waiting, if that is a client of the same worker"),
     "AnyNode": ("forwarded", "to any node: each gives the same answer"),
     "OnePrimary": ("forwarded", "to the primary of slot 0, which answers for itself"),
     "Scan": ("forwarded", "to one primary after the other, as the cursor says"),

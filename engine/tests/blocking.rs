@@ -236,3 +236,32 @@ fn wait_is_about_all_that_the_client_has_written_wherever_it_lies() {
         assert_eq!(driver.received(client), ":1 $1 1 ");
     });
 }
+
+#[test]
+fn the_node_lets_go_of_a_client_that_another_one_unblocks() {
+    for protocol in ["2", "3"] {
+        each_chunking(|mut driver| {
+            driver.cluster.blocking = true;
+            let [client, other] = [(); 2].map(|()| driver.connect());
+            driver.ask(client, &format!("HELLO {protocol}"));
+            let id = driver.ask(client, "CLIENT ID").trim_matches([':', ' ']).to_owned();
+            assert_eq!(driver.ask(other, &format!("CLIENT UNBLOCK {id}")), ":0 ");
+            driver.command(client, "BLPOP k 0");
+            assert_eq!(driver.ask(other, &format!("CLIENT UNBLOCK {id}")), ":1 ");
+            let null = if protocol == "2" { "*-1 " } else { "_ " };
+            assert_eq!(driver.received(client), null);
+            driver.command(client, "BLPOP k 0");
+            assert_eq!(driver.ask(other, &format!("CLIENT UNBLOCK {id} ERROR")), ":1 ");
+            let error = "-UNBLOCKED client unblocked via CLIENT UNBLOCK ";
+            assert_eq!(driver.received(client), error);
+            assert_eq!(driver.ask(client, "SET k x"), "+OK ");
+            assert_eq!(driver.ask(client, "BLPOP k 0"), "*2 $1 k $1 x ");
+            for (words, error) in [
+                ("x", "-ERR value is not an integer or out of range "),
+                ("1 FOO", "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR "),
+            ] {
+                assert_eq!(driver.ask(other, &format!("CLIENT UNBLOCK {words}")), error);
+            }
+        });
+    }
+}

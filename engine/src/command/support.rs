@@ -22,6 +22,8 @@ pub enum Support {
     Transaction(Verb),
     /// `CLIENT TRACKING`: nodes track for the client from now on, or not any more.
     Track,
+    /// `CLIENT UNBLOCK`: sent to the node that keeps the client's command waiting.
+    Unblock,
     /// Answered by the proxy.
     Local(Local),
     /// Subscribes the client to topics, in common with others.
@@ -224,6 +226,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::ClientSwitch), &["client|no-evict", "client|no-touch"]),
     (Support::Local(Local::ClientTrackinginfo), &["client|trackinginfo"]),
     (Support::Track, &["client|tracking"]),
+    (Support::Unblock, &["client|unblock"]),
     (Support::Local(Local::Echo), &["echo"]),
     (Support::Local(Local::Hello), &["hello"]),
     (Support::Local(Local::Ping), &["ping"]),
@@ -278,7 +281,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     // State that would have to be kept for one client and carried to every node.
     (Support::Refuse(Reason::ClientState), &[
         "client|capa", "client|import-source",
-        "client|unblock", "himport|discard", "himport|discardall", "himport|prepare",
+        "himport|discard", "himport|discardall", "himport|prepare",
         "himport|set",
     ]),
     // About all keys, or to be done everywhere.

@@ -22,6 +22,7 @@ mod scripts;
 mod stats;
 mod tracking;
 mod transaction;
+mod unblock;
 mod upstream;
 
 use std::collections::{BTreeSet, VecDeque};

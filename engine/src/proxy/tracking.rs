@@ -31,7 +31,7 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 impl Proxy {
     /// `CLIENT TRACKING`
-    pub(super) fn track(&mut self, id: SessionId, command: Command<'_>, now: Instant) {
+    pub(super) fn track(&mut self, id: SessionId, command: &Command<'_>, now: Instant) {
         let before = self.sessions.get(id).and_then(|session| session.tracking.as_deref());
         let wish = Wish::parse(&command.frame, before, |client_id| self.find_client(client_id));
         match wish.and_then(|wish| self.check_wish(wish)) {
@@ -348,12 +348,10 @@ impl Proxy {
         let cluster = cluster.or_else(|| self.routes.clusters().first().copied()).unwrap_or(0);
         let state = match is_broadcast {
             true => State::Unplanned(cluster, Spread::EveryPrimary(Merge::First)),
-            false => {
-                State::Whole(Part::new(cluster, None, ReadPolicy::Any))
-            }
+            false => State::Whole(Part::new(cluster, None, ReadPolicy::Any)),
         };
         let ping = Command::unit(spec, PING, Way::Track);
-        let Some(request) = self.begin(Owner::Session(id), ping, state, now) else { return };
+        let Some(request) = self.begin(Owner::Session(id), &ping, state, now) else { return };
         if let Some(request) = self.requests.get_mut(request) {
             // It may be sent again.
             request.read_only = true;

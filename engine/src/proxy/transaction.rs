@@ -306,6 +306,7 @@ impl Proxy {
             }
             Support::Transaction(_)
             | Support::Track
+            | Support::Unblock
             | Support::Local(Local::ClientReply | Local::Cluster | Local::Hello) => {
                 Err(error(NOT_IN_MULTI))
             }

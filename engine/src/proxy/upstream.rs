@@ -176,6 +176,12 @@ impl Proxy {
                 Fate::Kept
             }
             Expect::Login => self.handle_login(id, reply, now),
+            Expect::ClientId => {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.node_id = Reply::new(reply).integer();
+                }
+                Fate::Kept
+            }
             Expect::Tracking => self.note_tracking(id, reply),
             Expect::Hello => self.handle_hello(id, reply, now),
             Expect::Topology => {

@@ -140,9 +140,11 @@ impl Connection {
             }
         }
         match self.purpose {
-            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. })
-            | Purpose::Dedicated(_, Protocol::Resp2)
-            | Purpose::Subscriber => {}
+            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. }) | Purpose::Subscriber => {}
+            // In RESP3, HELLO tells.
+            Purpose::Dedicated(_, Protocol::Resp2) => {
+                self.say(Expect::ClientId, &[b"CLIENT", b"ID"]);
+            }
             Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. })
             | Purpose::Dedicated(_, Protocol::Resp3) => {
                 self.say(Expect::Hello, &[b"HELLO", b"3"]);

@@ -58,6 +58,8 @@ pub(crate) enum Expect {
     Role,
     /// The confirmation of a subscription, or of its end.
     Subscription,
+    /// The reply to CLIENT ID.
+    ClientId,
     /// The reply to CLIENT TRACKING.
     Tracking,
     /// The reply to a client's command, or to a part of it.

@@ -83,6 +83,7 @@ impl Cluster {
                 encode::array_header(out, 1);
                 encode::bulk(out, if is_replica { b"slave" } else { b"master" });
             }
+            b"CLIENT" => encode::integer(out, 1),
             b"READONLY" => {
                 peer.readonly = true;
                 encode::simple(out, b"OK");

@@ -290,6 +290,10 @@ impl Driver {
                     message.write_for(&link.address, &link.peer.topics, &mut link.peer.output);
                 }
             }
+            if let Some((id, fails)) = cluster.unblocked.take() {
+                let named = self.links.iter_mut().find(|link| link.peer.tracker.id == id);
+                FakeCluster::unblock(&mut named.expect("a connection").peer, fails);
+            }
             for change in std::mem::take(&mut cluster.changes) {
                 for listener in 0..self.links.len() {
                     let tracker = &mut self.links[listener].peer.tracker;

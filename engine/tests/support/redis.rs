@@ -83,6 +83,8 @@ pub struct FakeCluster {
     pub version: String,
     /// What has been published and who listens.
     pub board: Board,
+    /// The connection that CLIENT UNBLOCK has named, and whether its command fails.
+    pub unblocked: Option<(i64, bool)>,
     /// Changes at the node that has just executed something.
     pub changes: Vec<Change>,
     nodes: Vec<Node>,
@@ -126,6 +128,7 @@ impl FakeCluster {
             stale: BTreeMap::new(),
             version: "7.0.15".to_owned(),
             board: Board::default(),
+            unblocked: None,
             changes: Vec::new(),
             nodes,
         }
@@ -218,6 +221,19 @@ impl FakeCluster {
         self.patience.insert(address.to_owned(), commands);
     }
 
+    /// Ends what a connection waits for, without a result.
+    pub fn unblock(peer: &mut Peer, fails: bool) {
+        if peer.blocked.take().is_some() {
+            match fails {
+                true => {
+                    let text = b"UNBLOCKED client unblocked via CLIENT UNBLOCK";
+                    encode::error(&mut peer.output, text);
+                }
+                false => encode::null_array(&mut peer.output, peer.protocol),
+            }
+        }
+    }
+
     /// Executes what has arrived on one connection.
     pub fn execute(&mut self, address: &str, peer: &mut Peer) {
         let Some(node) = self.nodes.iter().position(|node| node.address == address) else { return };
@@ -305,6 +321,15 @@ impl FakeCluster {
             }
             b"PING" if peer.topics.is_empty() => return encode::simple(&mut peer.output, b"PONG"),
             b"PING" => return encode::command(&mut peer.output, &[b"pong", b""]),
+            b"CLIENT" if frame.arg(1) == Some(b"ID") => {
+                return encode::integer(&mut peer.output, peer.tracker.id);
+            }
+            b"CLIENT" if frame.arg(1) == Some(b"UNBLOCK") => {
+                self.executed.push(format!("{}: {words}", self.nodes[node].address));
+                let id = String::from_utf8_lossy(frame.arg(2).unwrap()).parse().unwrap();
+                self.unblocked = Some((id, frame.arg(3) == Some(b"ERROR")));
+                return encode::integer(&mut peer.output, 1);
+            }
             b"CLIENT" if !self.errors.contains_key(&self.nodes[node].address) => {
                 self.executed.push(format!("{}: {words}", self.nodes[node].address));
                 return peer.tracker.obey(frame, &mut peer.output);

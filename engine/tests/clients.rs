@@ -258,3 +258,19 @@ fn a_client_that_has_not_said_who_it_is_may_send_little() {
     assert_eq!(driver.received(client), "-ERR Protocol error: invalid bulk length ");
     assert!(driver.is_closed(client));
 }
+
+#[test]
+fn attributes_before_a_reply_reach_the_client_as_they_came() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "HELLO 3");
+        driver.ask(client, "GET k");
+        let node = driver.cluster.owner("k");
+        driver.cluster.set_health(&node, Health::Silent);
+        driver.command(client, "GET k");
+        driver.inject(&node, b"|1\r\n+ttl\r\n:3600\r\n$1\r\nv\r\n");
+        driver.cluster.set_health(&node, Health::Well);
+        driver.settle();
+        assert_eq!(driver.received(client), "|1 +ttl :3600 $1 v ");
+    });
+}

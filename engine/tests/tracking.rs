@@ -418,7 +418,7 @@ fn commands_around_client_tracking_keep_their_order() {
 }
 
 #[test]
-fn attributes_and_unknown_pushes_do_no_harm() {
+fn news_of_something_else_does_no_harm() {
     each_chunking(|mut driver| {
         let client = tracking(&mut driver, "");
         driver.ask(client, "GET k");

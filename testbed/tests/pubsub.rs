@@ -288,6 +288,32 @@ fn subscribers_of_all_workers_hear_everything_in_order_over_one_connection_each(
 }
 
 #[test]
+fn a_subscriber_that_does_not_read_is_closed() {
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let mut options = EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds()));
+    options.concurrency = 1;
+    let (minute, second) = ("watermark_timeout: 60s", "watermark_timeout: 1s");
+    assert!(options.template.contains(minute));
+    options.template = options.template.replace(minute, second).into();
+    let envoy = Envoy::start(options).unwrap();
+    let (mut lazy, mut busy) = (Client::connect(envoy.addr()), Client::connect(envoy.addr()));
+    for client in [&mut lazy, &mut busy] {
+        assert_eq!(client.call(&["SUBSCRIBE", "a"]), frame(&["subscribe", "a", ":1"]).as_bytes());
+    }
+    let mut publisher = Client::connect(envoy.addr());
+    let message = "x".repeat(256 * 1024);
+    until("the one that does not read to be closed", PATIENCE, || {
+        let receivers = integer(&publisher.call(&["PUBLISH", "a", &message]));
+        assert_eq!(receive(&mut busy), frame(&["message", "a", &message]));
+        Ok(match receivers {
+            1 => Probe::Ready(()),
+            _ => Probe::NotYet(format!("{receivers} receivers")),
+        })
+    })
+    .unwrap();
+}
+
+#[test]
 fn subscriptions_survive_the_death_of_their_node() {
     let options =
         ClusterOptions { node_timeout: Duration::from_millis(2000), ..ClusterOptions::default() };

@@ -130,8 +130,8 @@ impl Proxy {
                 self.send_keyless(id, command, Destination::Shards(spread), now);
             }
             Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
-            Support::Track => self.track(id, command, now),
-            Support::Unblock => self.client_unblock(id, command, now),
+            Support::Track => self.track(id, &command, now),
+            Support::Unblock => self.client_unblock(id, &command, now),
             Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
             Support::Refuse(reason) => {
                 self.stats.downstream().splitter_unsupported_command += 1;

@@ -202,7 +202,7 @@ fn a_caching_client_hears_what_it_would_hear_from_one_server() {
             told += reader.heard(words).len();
         }
     }
-    assert!(told > 15, "{told}");
+    assert!(told > 10, "only {told} changes were told of");
 }
 
 #[test]

@@ -57,6 +57,10 @@ OUTCOMES = {
     "Unblock": ("forwarded", "to the node that keeps the client waiting, if that is a client of the same worker"),
     "AnyNode": ("forwarded", "to any node: each gives the same answer"),
     "OnePrimary": ("forwarded", "to the primary of slot 0, which answers for itself"),
+    "Debug": (
+        "fanned out",
+        "`SLEEP` to every primary, if they allow DEBUG; all else is refused, because it looks after one server",
+    ),
     "Scan": ("forwarded", "to one primary after the other, as the cursor says"),
     "EveryPrimary::AllOk": ("fanned out", "to every primary; OK when each says so"),
     "EveryPrimary::AnySuccess": ("fanned out", "to every primary; a reply that is no error, if there is one"),
@@ -79,6 +83,7 @@ OUTCOMES = {
     "Publish::Channel": ("forwarded", "to the node at which this proxy's clients are subscribed"),
     "Publish::ShardChannel": ("forwarded", "to the owner of the channel's slot"),
     "Local": ("answered", "by the proxy"),
+    "Local::ClientCapa": ("answered", "by the proxy, without any effect"),
     "Local::Cluster": (
         "answered",
         "as by a standalone server; with `cluster_emulation`, as by one node that owns every slot",

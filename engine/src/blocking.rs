@@ -128,6 +128,7 @@ impl Timeout {
             }
             "blmpop" | "bzmpop" => (1, Unit::Seconds),
             "wait" => (2, Unit::Milliseconds),
+            "waitaof" => (3, Unit::Milliseconds),
             "xread" | "xreadgroup" => (block_option(frame)? + 1, Unit::Milliseconds),
             _ => return None,
         };
@@ -204,6 +205,7 @@ mod tests {
         assert_eq!(wait("BZMPOP 5 1 a MIN"), Some(5000));
         assert_eq!(wait("XREAD COUNT 1 BLOCK 70 STREAMS s 0"), Some(70));
         assert_eq!(wait("WAIT 1 90"), Some(90));
+        assert_eq!(wait("WAITAOF 1 1 90"), Some(90));
         assert_eq!(wait("XREADGROUP GROUP block c BLOCK 80 STREAMS s >"), Some(80));
     }
 

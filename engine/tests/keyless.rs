@@ -234,12 +234,49 @@ fn a_script_is_ended_past_the_connection_that_it_keeps_busy() {
 }
 
 #[test]
+fn of_debug_only_sleep_is_for_all_nodes() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        assert_eq!(driver.ask(client, "DEBUG sleep 0"), "+OK ");
+        assert_eq!(driver.cluster.executed.len(), 3);
+        let refusal = driver.ask(client, "DEBUG JMAP");
+        assert!(refusal.starts_with("-ERR the command looks after one server"), "{refusal}");
+        assert_eq!(driver.cluster.executed.len(), 3);
+    });
+}
+
+#[test]
+fn waitaof_answers_with_the_least_of_all_primaries() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "SET a 1");
+        assert_eq!(driver.ask(client, "WAITAOF 1 0 100"), "*2 :1 :0 ");
+        let asked = driver.cluster.executed.iter().filter(|line| line.contains("WAITAOF"));
+        assert_eq!(asked.count(), 3);
+    });
+}
+
+#[test]
+fn a_script_loaded_in_a_transaction_is_brought_to_the_other_nodes_later() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "MULTI");
+        assert_eq!(driver.ask(client, "SCRIPT LOAD append"), "+QUEUED ");
+        let loaded = driver.ask(client, "EXEC");
+        let digest = loaded.split(' ').nth(2).unwrap();
+        for key in ["a", "b", "c", "d"] {
+            assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 {key} x")), ":1 ");
+        }
+    });
+}
+
+#[test]
 fn what_concerns_all_nodes_is_refused_in_a_transaction() {
     each_chunking(|mut driver| {
         let client = driver.connect();
         driver.ask(client, "MULTI");
         let reply = driver.ask(client, "FLUSHALL");
-        assert!(reply.starts_with("-ERR the command concerns all nodes"), "{reply}");
+        assert!(reply.starts_with("-CROSSSLOT the command concerns all nodes"), "{reply}");
         assert!(driver.ask(client, "EXEC").starts_with("-EXECABORT"));
         assert_eq!(driver.cluster.executed, [""; 0]);
     });

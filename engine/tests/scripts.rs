@@ -96,3 +96,29 @@ fn a_script_that_was_overtaken_is_not_brought_afterwards() {
     assert_eq!(driver.received(client), format!("{unknown}:1 "));
     assert_eq!(driver.cluster.value("a").unwrap(), "y");
 }
+
+#[test]
+fn a_transaction_shows_scripts_and_brings_them() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        driver.ask(client, "MULTI");
+        assert_eq!(driver.ask(client, &format!("EVAL {SCRIPT} 1 a x")), "+QUEUED ");
+        assert_eq!(driver.ask(client, "EXEC"), "*1 :1 ");
+        driver.cluster.forget_scripts();
+        driver.ask(client, "MULTI");
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a y")), "+QUEUED ");
+        assert_eq!(driver.ask(client, "EXEC"), "*1 :2 ", "a node would find out too late");
+    });
+}
+
+#[test]
+fn a_flush_that_nodes_refuse_lets_nothing_be_forgotten() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        let digest = load_and_forget(&mut driver, client);
+        driver.ask(client, "SCRIPT FLUSH NONSENSE");
+        driver.cluster.forget_scripts();
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), ":1 ");
+    });
+}

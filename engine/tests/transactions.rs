@@ -66,6 +66,29 @@ fn misuse_is_answered_in_redis_words() {
 }
 
 #[test]
+fn a_command_that_is_rejected_ends_up_in_the_reply_to_exec() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "SUBSCRIBE news");
+        driver.ask(client, "MULTI");
+        let text = "Can't execute 'exec': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / \
+                    RESET are allowed in this context ";
+        let aborted = format!("-EXECABORT Transaction discarded because of: {text}");
+        assert_eq!(driver.ask(client, "EXEC"), aborted);
+        driver.ask(client, "UNSUBSCRIBE");
+
+        driver.ask(client, "MULTI");
+        driver.ask(client, "SET a 1");
+        assert_eq!(
+            driver.ask(client, "EXEC now"),
+            "-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command "
+        );
+        assert_eq!(driver.ask(client, "EXEC"), "-ERR EXEC without MULTI ");
+        assert_eq!(driver.cluster.value("a"), None);
+    });
+}
+
+#[test]
 fn a_command_that_no_redis_takes_aborts_the_transaction() {
     each_chunking(|mut driver| {
         let client = driver.connect();

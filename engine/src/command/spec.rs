@@ -33,8 +33,9 @@ impl CommandSpec {
     /// with `BLOCK`; `EVAL`, `FCALL` and their kin go to any primary without a key.
     #[inline]
     pub fn support_for(&self, frame: &RequestFrame<'_>) -> Support {
-        let depends = self.flags.intersects(Flags::BLOCKING.or(Flags::NO_MANDATORY_KEYS));
-        if depends && self.support == Support::Forward {
+        let flags = Flags::BLOCKING.or(Flags::NO_MANDATORY_KEYS).or(Flags::ADMIN);
+        let depends = self.flags.intersects(flags);
+        if depends && matches!(self.support, Support::Forward | Support::Debug) {
             return support::of_call(self, frame);
         }
         self.support

@@ -15,9 +15,9 @@ pub enum Support {
     /// Sent like [`Support::Forward`], but on a connection that nobody else uses meanwhile: it may
     /// keep that waiting.
     Block,
-    /// `WAIT`: sent to every primary, each on a connection that nobody else uses meanwhile; the
-    /// least of the integers is the answer.
-    Wait,
+    /// `WAIT` and `WAITAOF`: sent to every primary, each on a connection that nobody else uses
+    /// meanwhile; the replies are merged.
+    Wait(Merge),
     /// About the client's transaction.
     Transaction(Verb),
     /// `CLIENT TRACKING`: nodes track for the client from now on, or not any more.
@@ -41,6 +41,8 @@ pub enum Support {
     EveryPrimary(Merge),
     /// Sent to one primary after the other, as the cursor says.
     Scan,
+    /// `DEBUG`: `SLEEP` is sent to every primary, all else refused.
+    Debug,
     /// Answered with an error.
     Refuse(Reason),
 }
@@ -110,6 +112,8 @@ pub enum Local {
     Auth,
     /// `CLIENT CACHING YES|NO`
     ClientCaching,
+    /// `CLIENT CAPA capability [capability ...]`, of which none matters here
+    ClientCapa,
     /// `CLIENT GETNAME`
     ClientGetname,
     /// `CLIENT GETREDIR`
@@ -155,10 +159,8 @@ pub enum Local {
 /// Why the proxy refuses a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Reason {
-    /// It may keep a connection waiting.
-    Blocking,
-    /// It shows or changes what a server keeps of its connections.
-    ClientState,
+    /// It prepares what only the same connection to the same node can use.
+    Connection,
     /// It speaks of the whole data set, which lies on many nodes.
     ClusterWide,
     /// It is how Redis' own parts speak or are tested.
@@ -177,12 +179,11 @@ impl Reason {
     /// The error text, without the leading `-` and the line's end.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Blocking => "ERR blocking commands are not supported by this proxy yet",
-            Self::ClientState => {
-                "ERR commands on the state of a connection are not supported by this proxy yet"
+            Self::Connection => {
+                "ERR the command prepares something for one connection to one node, and here clients share those"
             }
             Self::ClusterWide => {
-                "ERR the module's commands on the whole data set are not supported by this proxy"
+                "ERR the command is about all keys, and only its module could join what all nodes answer"
             }
             Self::Internal => "ERR the command is internal to Redis",
             Self::Operator => {
@@ -214,6 +215,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::AclWhoami), &["acl|whoami"]),
     (Support::Local(Local::Auth), &["auth"]),
     (Support::Local(Local::ClientCaching), &["client|caching"]),
+    (Support::Local(Local::ClientCapa), &["client|capa"]),
     (Support::Local(Local::ClientGetname), &["client|getname"]),
     (Support::Local(Local::ClientGetredir), &["client|getredir"]),
     (Support::Local(Local::ClientId), &["client|id"]),
@@ -271,21 +273,20 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "blmove", "blmovem", "blmpop", "blpop", "brpop", "brpoplpush", "bzmpop", "bzpopmax",
         "bzpopmin",
     ]),
-    (Support::Wait, &["wait"]),
-    (Support::Refuse(Reason::Blocking), &["waitaof"]),
+    (Support::Wait(Merge::Least), &["wait"]),
+    (Support::Wait(Merge::LeastOfEach), &["waitaof"]),
     (Support::Transaction(Verb::Discard), &["discard"]),
     (Support::Transaction(Verb::Exec), &["exec"]),
     (Support::Transaction(Verb::Multi), &["multi"]),
     (Support::Transaction(Verb::Unwatch), &["unwatch"]),
     (Support::Transaction(Verb::Watch), &["watch"]),
     // State that would have to be kept for one client and carried to every node.
-    (Support::Refuse(Reason::ClientState), &[
-        "client|capa", "client|import-source",
-        "himport|discard", "himport|discardall", "himport|prepare",
-        "himport|set",
+    (Support::Refuse(Reason::Connection), &[
+        "himport|discard", "himport|discardall", "himport|prepare", "himport|set",
     ]),
     // About all keys, or to be done everywhere.
     (Support::Scan, &["scan"]),
+    (Support::Debug, &["debug"]),
     (Support::EveryPrimary(Merge::Concat), &["keys"]),
     (Support::EveryPrimary(Merge::Sum), &["dbsize", "latency|reset", "slowlog|len"]),
     (Support::EveryPrimary(Merge::AnyValue), &["randomkey"]),
@@ -308,7 +309,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "latency|histogram", "latency|history", "latency|latest", "memory|doctor",
         "memory|malloc-stats", "memory|stats", "module|list",
     ]),
-    // Nobody has asked for them yet.
+    // Their modules answer for one node, in ways of their own.
     (Support::Refuse(Reason::ClusterWide), &[
         "bless|scan", "clusterscan", "ts.mget", "ts.mrange", "ts.mrevrange", "ts.queryindex",
     ]),
@@ -322,7 +323,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "acl|deluser", "acl|dryrun", "acl|getuser", "acl|list",
         "acl|load", "acl|log", "acl|save", "acl|setuser", "acl|users", "backup|abort",
         "backup|cleanup", "backup|list", "backup|seal", "backup|start", "backup|status",
-        "bgrewriteaof", "bgsave", "commandlog|get", "commandlog|len", "commandlog|reset", "debug",
+        "bgrewriteaof", "bgsave", "commandlog|get", "commandlog|len", "commandlog|reset",
+        "client|import-source",
         "ft.config", "hotkeys|get", "hotkeys|reset", "hotkeys|start", "hotkeys|stop",
         "module|load", "module|loadex", "module|unload", "monitor", "save", "script|debug",
         "shutdown",
@@ -395,6 +397,13 @@ const fn sorts_before(a: &str, b: &str) -> bool {
 /// What to do with a call that has to be looked at: see [`CommandSpec::support_for`].
 #[inline(never)]
 pub(super) fn of_call(spec: &CommandSpec, frame: &RequestFrame<'_>) -> Support {
+    if spec.support == Support::Debug {
+        let sleeps = frame.arg(1).is_some_and(|word| word.eq_ignore_ascii_case(b"SLEEP"));
+        return match sleeps {
+            true => Support::EveryPrimary(Merge::AllOk),
+            false => Support::Refuse(Reason::Operator),
+        };
+    }
     if spec.flags.contains(Flags::BLOCKING) && block_option(frame).is_some() {
         return Support::Block;
     }

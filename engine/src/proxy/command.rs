@@ -124,15 +124,17 @@ impl Proxy {
                 command.way = Way::Blocking(blocking);
                 self.send_keyed(id, &command, now);
             }
-            Support::Wait => {
+            Support::Wait(merge) => {
                 command.way = Way::Blocking(Blocking::of(spec.name, frame, now));
-                let spread = Spread::EveryPrimary(Merge::Least);
+                let spread = Spread::EveryPrimary(merge);
                 self.send_keyless(id, command, Destination::Shards(spread), now);
             }
             Support::Transaction(verb) => self.handle_transaction(id, verb, command, now),
             Support::Track => self.track(id, &command, now),
             Support::Unblock => self.client_unblock(id, &command, now),
             Support::Local(local) => self.answer_locally(id, local, spec, frame, len, now),
+            // What it does depends on its subcommand: see `support_for`.
+            Support::Debug => {}
             Support::Refuse(reason) => {
                 self.stats.downstream().splitter_unsupported_command += 1;
                 self.answer(id, |out| resp::encode::error(out, reason.text().as_bytes()));

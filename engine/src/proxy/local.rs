@@ -55,6 +55,10 @@ impl Proxy {
                 self.answer(id, |out| encode::bulk(out, &user));
                 Ok(())
             }
+            Local::ClientCapa => {
+                self.answer_ok(id);
+                Ok(())
+            }
             Local::ClientGetname => {
                 let name = session.name.clone();
                 self.answer(id, |out| match name.is_empty() {

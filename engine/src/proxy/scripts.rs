@@ -6,6 +6,7 @@ use super::Proxy;
 use crate::command::{CommandSpec, Flags};
 use crate::request::SubRequestId;
 use crate::resp::{Limits, RequestFrame, RequestParser, encode};
+use crate::scripts::Scripts;
 use crate::time::Instant;
 use crate::upstream::ConnectionId;
 
@@ -21,7 +22,7 @@ impl Proxy {
         let body = match spec.name {
             "eval" | "eval_ro" => frame.arg(1),
             "script|load" => frame.arg(2),
-            "script|flush" => return self.scripts.forget_all(),
+            "script|flush" if flushes(frame) => return self.scripts.forget_all(),
             _ => None,
         };
         if let Some(body) = body {
@@ -64,13 +65,26 @@ impl Proxy {
         let bytes = self.connections.get(from)?.pipeline.bytes(command);
         let mut parser = RequestParser::new();
         parser.parse(bytes, &Limits::UNBOUNDED).ok()?;
-        let frame = parser.frame(bytes);
+        self.scripts.write_eval(&parser.frame(bytes), out)
+    }
+}
+
+/// Whether a SCRIPT FLUSH is one that nodes will not refuse.
+fn flushes(frame: &RequestFrame<'_>) -> bool {
+    let is_mode =
+        |word: &[u8]| word.eq_ignore_ascii_case(b"SYNC") || word.eq_ignore_ascii_case(b"ASYNC");
+    frame.len() == 2 || (frame.len() == 3 && frame.arg(2).is_some_and(is_mode))
+}
+
+impl Scripts {
+    /// Writes the EVAL for an EVALSHA of a script that is known; `None` if it is none.
+    pub(super) fn write_eval(&self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) -> Option<()> {
         let name = match frame.arg(0)? {
             name if name.eq_ignore_ascii_case(b"EVALSHA") => b"EVAL".as_slice(),
             name if name.eq_ignore_ascii_case(b"EVALSHA_RO") => b"EVAL_RO",
             _ => return None,
         };
-        let body = self.scripts.find(frame.arg(1)?)?;
+        let body = self.find(frame.arg(1)?)?;
         encode::array_header(out, frame.len());
         encode::bulk(out, name);
         encode::bulk(out, body);

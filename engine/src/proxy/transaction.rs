@@ -23,7 +23,7 @@ const SUBSCRIBE_IN_MULTI: &[u8] =
     b"ERR this proxy does not change subscriptions inside a transaction: do it before or after";
 
 const MANY_NODES: &[u8] =
-    b"ERR the command concerns all nodes of the cluster: they cannot take part in one transaction";
+    b"CROSSSLOT the command concerns all nodes of the cluster: they cannot take part in one transaction";
 
 const TOO_LARGE: &[u8] = b"ERR the transaction is too large for this proxy";
 
@@ -41,7 +41,7 @@ impl Proxy {
             }
             Support::Transaction(Verb::Exec) => session.watch != Watch::None,
             Support::Track => true,
-            Support::EveryPrimary(_) | Support::Scan | Support::Wait => {
+            Support::EveryPrimary(_) | Support::Scan | Support::Wait(_) => {
                 session.transaction.is_none()
             }
             Support::Local(Local::Hello | Local::Reset) => true,
@@ -96,8 +96,9 @@ impl Proxy {
     /// Puts a command into the client's transaction, if it may be there.
     pub(super) fn queue(&mut self, id: SessionId, command: Command<'_>, support: Support) {
         let result = self.try_queue(id, &command, support);
-        if result.is_err() {
-            self.abort_transaction(id);
+        match result {
+            Ok(()) => self.note_script(command.spec, &command.frame),
+            Err(_) => self.abort_transaction(id),
         }
         self.stats.finish_at_once(command.spec, result.is_ok());
         self.answer(id, |out| match &result {
@@ -112,6 +113,20 @@ impl Proxy {
         if let Some(transaction) = session.and_then(|session| session.transaction.as_mut()) {
             transaction.aborted = true;
         }
+    }
+
+    /// Refuses a command before anything is done with it; `text` starts with a code. A transaction
+    /// that it was meant for is aborted, and EXEC ends it, as in Redis (`rejectCommand`).
+    pub(super) fn reject(&mut self, id: SessionId, spec: &CommandSpec, text: &[u8]) {
+        self.stats.fail(spec);
+        if spec.name != "exec" {
+            self.abort_transaction(id);
+            return self.answer(id, |out| encode::error(out, text));
+        }
+        self.discard(id);
+        let reason = text.strip_prefix(b"ERR ").unwrap_or(text);
+        let text = [b"EXECABORT Transaction discarded because of: ", reason].concat();
+        self.answer(id, |out| encode::error(out, &text));
     }
 
     /// Ends a client's transaction and its WATCH without executing anything.
@@ -294,11 +309,16 @@ impl Proxy {
                 self.scratch = Some(scratch);
                 queued
             }
-            Support::EveryPrimary(_) | Support::Scan => Err(error(MANY_NODES)),
+            // The other nodes are told when one does not know it.
+            Support::EveryPrimary(_) if command.spec.name == "script|load" => {
+                self.add(id, |transaction| transaction.push(bytes, false));
+                Ok(())
+            }
+            Support::EveryPrimary(_) | Support::Scan | Support::Debug => Err(error(MANY_NODES)),
             Support::AnyNode
             | Support::Publish(_)
             | Support::OnePrimary
-            | Support::Wait
+            | Support::Wait(_)
             | Support::Local(Local::Ping | Local::Echo)
             | Support::Transaction(Verb::Unwatch) => {
                 self.add(id, |transaction| transaction.push(bytes, command.spec.is_read()));
@@ -352,8 +372,13 @@ impl Proxy {
             return Err(error(CROSSSLOT));
         }
         let route = self.routes.route_of(places);
+        // When a node says that it does not know a script, all the rest is executed already.
+        let mut eval = Vec::new();
+        let brings = spec.flags.contains(Flags::NOSCRIPT)
+            && self.scripts.write_eval(&frame, &mut eval).is_some();
+        let bytes = if brings { &eval } else { frame.bytes() };
         self.add(id, |transaction| {
-            transaction.push(frame.bytes(), spec.is_read());
+            transaction.push(bytes, spec.is_read());
             let first_key = keys.first().and_then(|key| frame.arg(*key as usize));
             if let (Some(key), None) = (first_key, transaction.target.place) {
                 transaction.target.place = place;

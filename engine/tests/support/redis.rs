@@ -344,6 +344,13 @@ impl FakeCluster {
             }
             _ => {}
         }
+        if name == b"WAITAOF" {
+            self.executed.push(format!("{}: {words}", self.nodes[node].address));
+            let replicas = self.replicas.values().filter(|primary| **primary == node).count();
+            encode::array_header(&mut peer.output, 2);
+            encode::integer(&mut peer.output, 1);
+            return encode::integer(&mut peer.output, replicas as i64);
+        }
         if name == b"WAIT" {
             self.executed.push(format!("{}: {words}", self.nodes[node].address));
             if self.blocking {
@@ -594,7 +601,7 @@ impl Node {
                     Protocol::Resp3 => encode::verbatim(out, info.as_bytes()),
                 }
             }
-            b"CONFIG" | b"FUNCTION" | b"TIME" => encode::simple(out, b"OK"),
+            b"CONFIG" | b"DEBUG" | b"FUNCTION" | b"TIME" => encode::simple(out, b"OK"),
             _ => encode::error(out, b"ERR the fake node does not know this command"),
         }
     }
@@ -651,7 +658,7 @@ fn first_key<'a>(frame: &RequestFrame<'a>) -> Option<&'a [u8]> {
     match &name[..] {
         b"EVAL" | b"EVALSHA" => frame.arg(3),
         b"XREAD" => frame.arg(4),
-        b"CONFIG" | b"FUNCTION" | b"KEYS" | b"SCAN" | b"SCRIPT" => None,
+        b"CONFIG" | b"DEBUG" | b"FUNCTION" | b"KEYS" | b"SCAN" | b"SCRIPT" => None,
         _ => frame.arg(1),
     }
 }

@@ -127,8 +127,7 @@ impl Proxy {
                       allowed in this context",
                 ]
                 .concat();
-                self.stats.fail(spec);
-                self.answer(id, |out| encode::error(out, &text));
+                self.reject(id, spec, &text);
                 true
             }
         }

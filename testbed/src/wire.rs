@@ -53,6 +53,24 @@ impl RawClient {
         read_reply(&mut self.reader)
     }
 
+    /// Whether something has come that was not read yet, or the end.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub fn has_input(&mut self) -> io::Result<bool> {
+        if !self.reader.buffer().is_empty() {
+            return Ok(true);
+        }
+        self.writer.set_nonblocking(true)?;
+        let peeked = self.writer.peek(&mut [0]);
+        self.writer.set_nonblocking(false)?;
+        match peeked {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Both halves, for a client that writes and reads at the same time.
     pub fn halves(&mut self) -> (&mut impl Write, &mut impl BufRead) {
         (&mut self.writer, &mut self.reader)
@@ -86,7 +104,7 @@ pub fn read_reply(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
         let Some(rest) = line.strip_suffix("\r\n") else { return Err(invalid(line)) };
         let (kind, rest) = rest.split_at_checked(1).ok_or_else(|| invalid(rest))?;
         match kind {
-            "+" | "-" | ":" | "_" | "," | "#" => {}
+            "+" | "-" | ":" | "_" | "," | "#" | "(" => {}
             "$" | "=" | "!" | "*" | "~" | ">" | "%" => {
                 match (kind, rest.parse::<i64>().map_err(invalid)?) {
                     (_, -1) => {}

@@ -119,12 +119,9 @@ impl<'a> Company<'a> {
             }
         }
         let after = waiting(&self.members);
-        if after != before {
-            if let Err(error) = wait_until_blocked(&mut self.node, after) {
-                return Some(format!("{actor}: {}: {error:#} after {done:?}", step.shown));
-            }
-        }
-        None
+        let waited = (after != before).then(|| wait_until_blocked(&mut self.node, after));
+        let error = waited?.err()?;
+        Some(format!("{actor}: {}: {error:#} after {done:?}", step.shown))
     }
 
     /// What each client gets from the standalone server, now that all effects have come about: the

@@ -43,6 +43,9 @@ const EXPLAINED: &[&str] = &[
     "-ERR SELECT is not allowed in cluster mode\r\n",
     "-ERR MOVE is not allowed in cluster mode\r\n",
     "-ERR Copying to another database is not allowed in cluster mode\r\n",
+    // A node has not seen the script yet, and has executed what the client sent behind the EVALSHA: to
+    // bring it the script now would execute the client's commands in another order than they came.
+    "-NOSCRIPT No matching script. Please use EVAL.\r\n",
 ];
 
 /// An endless conversation, the same for the same seed.

@@ -85,9 +85,15 @@ pub fn shortest(steps: &[Step]) -> Vec<Step> {
     let mut moments: Vec<_> = steps.iter().filter_map(|step| step.returned).collect();
     moments.sort_unstable();
     let until = |moment: Instant| {
-        let begun = steps.iter().filter(|step| step.called <= moment).cloned();
+        let begun: Vec<_> = (0..steps.len()).filter(|at| steps[*at].called <= moment).collect();
         let known = |returned: &Instant| *returned <= moment;
-        begun.map(|step| Step { returned: step.returned.filter(known), ..step }).collect::<Vec<_>>()
+        let cut = |at: &usize| {
+            let step = steps[*at].clone();
+            let after = step.after.iter().filter_map(|after| begun.binary_search(after).ok());
+            let after = after.collect();
+            Step { returned: step.returned.filter(known), after, ..step }
+        };
+        begun.iter().map(cut).collect::<Vec<_>>()
     };
     let contradicts = |moment: &Instant| check(&until(*moment)) == Verdict::Contradicts;
     moments.into_iter().find(contradicts).map_or_else(|| steps.to_vec(), until)

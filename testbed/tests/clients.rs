@@ -384,11 +384,11 @@ fn gets_errors(connection: &mut Connection, name: &str) {
 }
 
 fn is_refused(connection: &mut Connection) {
-    let yet = |error: RedisError| {
+    let in_clusters = |error: RedisError| {
         let text = error.to_string();
-        assert!(text.contains("not supported by this proxy yet"), "{text}");
+        assert!(text.contains("SWAPDB is not allowed in cluster mode"), "{text}");
     };
-    yet(refusal(connection, &["CLIENT", "TRACKING", "ON"]));
+    in_clusters(refusal(connection, &["SWAPDB", "0", "1"]));
 }
 
 #[test]

@@ -193,8 +193,8 @@ async function errors(client, key) {
 
 async function refused(client, key) {
   const before = await client.client("ID");
-  const yet = reply("not supported by this proxy yet");
-  await rejects(client.client("TRACKING", "ON"), yet);
+  const inClusters = reply("SWAPDB is not allowed in cluster mode");
+  await rejects(client.call("SWAPDB", "0", "1"), inClusters);
   equal(await client.client("ID"), before, "CLIENT ID, of the same connection");
 }
 

@@ -192,8 +192,8 @@ async function errors(client, key) {
 
 async function refused(client, key) {
   const before = await client.clientId();
-  const yet = reply("not supported by this proxy yet");
-  await rejects(client.sendCommand(["CLIENT", "TRACKING", "ON"]), yet);
+  const inClusters = reply("SWAPDB is not allowed in cluster mode");
+  await rejects(client.sendCommand(["SWAPDB", "0", "1"]), inClusters);
   equal(await client.clientId(), before, "CLIENT ID, of the same connection");
 }
 

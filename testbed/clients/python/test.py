@@ -208,8 +208,8 @@ def errors(client, prefix):
 
 def refused(client, prefix):
     before = client.client_id()
-    yet = "not supported by this proxy yet"
-    fails(lambda: client.execute_command("CLIENT TRACKING", "ON"), ResponseError, yet)
+    in_clusters = "SWAPDB is not allowed in cluster mode"
+    fails(lambda: client.execute_command("SWAPDB", "0", "1"), ResponseError, in_clusters)
     equal(client.client_id(), before, "CLIENT ID, of the same connection")
 
 

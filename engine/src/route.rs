@@ -165,7 +165,7 @@ impl RouteTable {
 
     /// Whether some keys have another name at their node than clients know them by.
     pub(crate) fn rewrites_keys(&self) -> bool {
-        (0..self.routes.len()).any(|route| self.rewrites(route))
+        self.has_rewrites
     }
 
     /// Indices of the clusters that serve clients, each once.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::locate;
 use crate::plugin::PluginConfig;
-use crate::port::{Port, holder};
+use crate::port::{Port, given_or_free};
 use crate::process::Process;
 use crate::reload;
 use crate::server::last_lines;
@@ -145,16 +145,9 @@ impl Envoy {
     ) -> Result<Self> {
         let dir = TempDir::new("envoy")?;
         let mut ports = Vec::new();
-        let listen = match options.listen {
-            Some(addr) => addr,
-            None => reserve(&mut ports)?,
-        };
-        let admin = match options.admin_port {
-            Some(port) => SocketAddr::from(([127, 0, 0, 1], port)),
-            None => reserve(&mut ports)?,
-        };
-        ensure_free(listen)?;
-        ensure_free(admin)?;
+        let admin = options.admin_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let listen = given_or_free(options.listen, &mut ports)?;
+        let admin = given_or_free(admin, &mut ports)?;
 
         let rendered = arrange(render(listen, admin, &options)?, dir.path())?;
         let bootstrap = options.bootstrap.clone();
@@ -316,22 +309,6 @@ fn render(listen: SocketAddr, admin: SocketAddr, options: &EnvoyOptions) -> Resu
         .replace("\"@CONFIGURATION@\"", &serde_json::to_string(options.configuration.as_str())?))
 }
 
-fn reserve(ports: &mut Vec<Port>) -> Result<SocketAddr> {
-    let port = Port::free()?;
-    let addr = port.addr();
-    ports.push(port);
-    Ok(addr)
-}
-
-/// Refuses an address on which somebody listens, and says who.
-pub(crate) fn ensure_free(addr: SocketAddr) -> Result<()> {
-    let Err(error) = std::net::TcpListener::bind(addr) else { return Ok(()) };
-    match holder(addr.port()) {
-        Some(holder) => bail!("{addr} is taken by {holder}"),
-        None => Err(error).context(format!("cannot listen on {addr}")),
-    }
-}
-
 /// `/ready` says that the configuration is loaded; workers bind the listener after that.
 fn check_serving(admin: SocketAddr) -> Result<()> {
     let stats = parse_stats(&http_get(admin, "/stats?filter=workers_started")?);
@@ -450,12 +427,5 @@ mod tests {
             "abc0123456789"
         );
         assert_eq!(join_chunks("5\r\nabc"), None);
-    }
-
-    #[test]
-    fn a_taken_port_is_refused_with_the_name_of_its_holder() {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let error = ensure_free(listener.local_addr().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("is taken by"), "{error}");
     }
 }

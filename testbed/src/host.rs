@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::envoy::ensure_free;
 use crate::locate;
 use crate::plugin::PluginConfig;
-use crate::port::Port;
+use crate::port::{Port, given_or_free};
 use crate::process::Process;
 use crate::server::last_lines;
 use crate::temp::TempDir;
@@ -43,7 +42,7 @@ impl HostOptions {
 pub struct Host {
     process: Process,
     listen: SocketAddr,
-    _port: Option<Port>,
+    _ports: Vec<Port>,
     _dir: TempDir,
 }
 
@@ -55,11 +54,8 @@ impl Host {
     /// carries its last words.
     pub fn start(options: HostOptions) -> Result<Self> {
         let dir = TempDir::new("host")?;
-        let (listen, port) = match options.listen {
-            Some(listen) => (listen, None),
-            None => Port::free().map(|port| (port.addr(), Some(port)))?,
-        };
-        ensure_free(listen)?;
+        let mut ports = Vec::new();
+        let listen = given_or_free(options.listen, &mut ports)?;
 
         let config = dir.path().join("plugin.json");
         fs::write(&config, options.configuration.as_str())?;
@@ -67,7 +63,7 @@ impl Host {
         command.arg("--wasm").arg(options.wasm.map_or_else(locate::wasm, Ok)?);
         command.args(["--listen", &listen.to_string()]).arg("--config").arg(config);
         let process = Process::start(command, &dir.path().join("host.log"))?;
-        let mut host = Self { process, listen, _port: port, _dir: dir };
+        let mut host = Self { process, listen, _ports: ports, _dir: dir };
         host.wait_until_serving()?;
         Ok(host)
     }

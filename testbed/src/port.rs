@@ -1,13 +1,15 @@
 //! Free TCP ports on loopback, and who holds one that is not free.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Below Linux' range for outgoing connections, which would otherwise take a port between the
 /// moment it was found free and the moment a server binds it, or while a server restarts.
@@ -54,9 +56,40 @@ impl Port {
     fn reserve(number: u16) -> Option<Self> {
         let name = UnixAddr::from_abstract_name(format!("slotmesh-port-{number}")).ok()?;
         let reservation = UnixListener::bind_addr(&name).ok()?;
-        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
-        Some(Self { number, _reservation: reservation })
+        let port = Self { number, _reservation: reservation };
+        (!is_listened_on(port.addr())).then_some(port)
     }
+}
+
+/// Where to listen: `given` if nobody else does, or a free port that is kept in `ports`.
+pub(crate) fn given_or_free(
+    given: Option<SocketAddr>,
+    ports: &mut Vec<Port>,
+) -> Result<SocketAddr> {
+    if let Some(addr) = given {
+        return ensure_free(addr).map(|()| addr);
+    }
+    let port = Port::free()?;
+    let addr = port.addr();
+    ports.push(port);
+    Ok(addr)
+}
+
+/// Refuses an address on which somebody listens, and says who.
+fn ensure_free(addr: SocketAddr) -> Result<()> {
+    let Err(error) = TcpListener::bind(addr) else { return Ok(()) };
+    match holder(addr.port()) {
+        Some(holder) => bail!("{addr} is taken by {holder}"),
+        None => Err(error).context(format!("cannot listen on {addr}")),
+    }
+}
+
+/// Found out without binding: a process that another thread starts at that moment inherits the
+/// socket, and holds the port until it has become another program.
+fn is_listened_on(addr: SocketAddr) -> bool {
+    // A listener whose queue is full does not answer.
+    let answer = TcpStream::connect_timeout(&addr, Duration::from_millis(200));
+    !answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// The process that listens on TCP port `port` of this machine, as `name (pid n)`.
@@ -101,6 +134,10 @@ fn listening_inodes(table: &str, port: u16) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -117,10 +154,35 @@ mod tests {
     }
 
     #[test]
+    fn a_reserved_port_can_be_bound_while_other_threads_start_processes() {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+            let bound = (0..2000).try_for_each(|_| {
+                let port = Port::free().unwrap();
+                TcpListener::bind(port.addr()).map(drop)
+            });
+            done.store(true, Ordering::Relaxed);
+            bound.unwrap();
+        });
+    }
+
+    #[test]
     fn the_holder_of_a_taken_port_is_named() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let found = holder(listener.local_addr().unwrap().port()).unwrap();
         assert!(found.ends_with(&format!("(pid {})", std::process::id())), "{found}");
+    }
+
+    #[test]
+    fn a_taken_port_is_refused_with_the_name_of_its_holder() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let error = ensure_free(listener.local_addr().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("is taken by"), "{error}");
     }
 
     #[test]

@@ -279,6 +279,12 @@ impl Request {
         }
     }
 
+    /// Whether any of it has been executed, or may have been.
+    pub(crate) fn may_be_executed(&self) -> bool {
+        let answered = matches!(&self.state, State::Split(split) if split.is_executed());
+        answered || self.parts().any(|(_, part)| matches!(part.stage, Stage::Sent(_)))
+    }
+
     /// Whether any of it is to be sent again.
     pub(crate) fn is_held(&self) -> bool {
         self.parts().any(|(_, part)| part.stage == Stage::Held)

@@ -24,6 +24,8 @@ pub(crate) struct Split {
     replies: Vec<u8>,
     /// Parts without a reply.
     outstanding: usize,
+    /// A part has been executed, or may have been.
+    executed: bool,
     /// The first error, if possible another one than that there is nothing to end.
     error: Option<Vec<u8>>,
 }
@@ -118,8 +120,8 @@ impl Split {
 
     fn of_parts(merge: Merge, argument: u64, parts: Vec<SplitPart>, part_of_key: Vec<u32>) -> Self {
         let outstanding = parts.len();
-        let replies = Vec::new();
-        Self { merge, argument, parts, part_of_key, replies, outstanding, error: None }
+        let (replies, executed, error) = (Vec::new(), false, None);
+        Self { merge, argument, parts, part_of_key, replies, outstanding, executed, error }
     }
 
     pub(crate) fn part(&self, part: u32) -> Option<&Part> {
@@ -152,6 +154,16 @@ impl Split {
         self.parts().map(|(_, part)| part.cluster)
     }
 
+    /// A part that gets an error may have been executed all the same.
+    pub(crate) fn note_executed(&mut self) {
+        self.executed = true;
+    }
+
+    /// Whether any part has been executed, or may have been, as far as replies tell.
+    pub(crate) fn is_executed(&self) -> bool {
+        self.executed
+    }
+
     /// Takes in the reply to one part. Returns whether that was the last one.
     pub(crate) fn absorb(&mut self, part: u32, reply: &[u8]) -> bool {
         let Some(part) = self.parts.get_mut(part as usize).filter(|part| !part.answered) else {
@@ -164,6 +176,7 @@ impl Split {
                 self.error = Some(reply.to_vec());
             }
         } else {
+            self.executed = true;
             let start = self.replies.len();
             self.replies.extend_from_slice(reply);
             part.reply = start..self.replies.len();

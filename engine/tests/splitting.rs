@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Driver, each_chunking};
+use support::{Driver, Health, OP_TIMEOUT, each_chunking};
 
 #[test]
 fn split_commands_answer_as_one_redis_would() {
@@ -62,9 +62,39 @@ fn an_error_of_one_part_is_the_reply_to_all() {
         driver.ask(client, "MSET a 1 b 2 c 3");
         let owner = driver.cluster.owner("b");
         driver.cluster.errors.insert(owner, "OOM command not allowed".to_owned());
-        assert_eq!(driver.ask(client, "MSET a 2 b 2 c 2"), "-OOM command not allowed ");
+        let error = "-OOM command not allowed";
+        let reply = driver.ask(client, "MSET a 2 b 2 c 2");
+        assert_eq!(reply, format!("{error}; it may have been executed in part "));
+        assert_eq!(driver.ask(client, "MGET a b c"), format!("{error} "));
         driver.cluster.errors.clear();
         assert_eq!(driver.ask(client, "MGET a b c"), "*3 $1 2 $1 2 $1 2 ");
+    });
+}
+
+#[test]
+fn a_command_whose_time_is_up_tells_whether_a_part_may_have_been_executed() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "MSET a 1 b 2 c 3");
+        let ask = |driver: &mut Driver, words: &str| {
+            driver.command(client, words);
+            driver.wait(OP_TIMEOUT);
+            let reply = driver.received(client);
+            assert!(reply.starts_with("-CLUSTERDOWN"), "{reply}");
+            reply.contains("may have been executed")
+        };
+        let dead = driver.cluster.owner("b");
+        driver.cluster.set_health(&dead, Health::Refusing);
+        driver.cut(&dead);
+        assert!(ask(&mut driver, "MSET a 2 b 2"));
+        assert_eq!(driver.cluster.value("a").unwrap(), "2");
+        assert!(!ask(&mut driver, "MGET a b"));
+        let silent = driver.cluster.owner("a");
+        driver.cluster.set_health(&silent, Health::Silent);
+        assert!(ask(&mut driver, "MSET a 3 b 3"));
+        driver.cluster.set_all_healths(Health::Refusing);
+        driver.cut(&silent);
+        assert!(!ask(&mut driver, "MSET a 4 b 4"));
     });
 }
 

@@ -6,6 +6,10 @@ use crate::request::{Owner, Request, RequestId, State, SubRequestId, Way};
 use crate::resp::encode;
 use crate::session::SessionId;
 
+/// What an error says beside its cause if a part of the command that gets it may have changed
+/// something: whoever tries again does that twice.
+const IN_PART: &[u8] = b"; it may have been executed in part";
+
 /// While a client is paused its replies are kept back, because writing to it means reading what it
 /// has sent; but not more of them than this.
 const KEPT_BACK: usize = 1024 * 1024;
@@ -64,6 +68,9 @@ impl Proxy {
         if split.absorb(sub_request.part, reply) {
             let mut merged = self.buffers.take();
             split.write_reply(&mut merged);
+            if split.is_executed() && !request.read_only {
+                encode::extend_error(&mut merged, IN_PART);
+            }
             self.deliver(id, &merged);
             self.buffers.recycle(merged);
         }
@@ -72,6 +79,10 @@ impl Proxy {
     /// Answers a sub-request with an error of the proxy's own, though it may have been executed.
     pub(super) fn take_error(&mut self, sub_request: SubRequestId, text: &str) {
         self.fail_overtaken(sub_request);
+        let request = self.requests.waiting(sub_request.request);
+        if let Some(State::Split(split)) = request.map(|request| &mut request.state) {
+            split.note_executed();
+        }
         self.fail(sub_request, text);
     }
 
@@ -109,6 +120,7 @@ impl Proxy {
 
     /// Says why there was no reply in time, as well as that is known.
     fn write_timeout(&self, request: &Request, out: &mut Vec<u8>) {
+        let unknown = !request.read_only && request.may_be_executed();
         let mut clusters = request.clusters().filter_map(|index| self.clusters.get(index));
         if let Some(cluster) = clusters.find(|cluster| !cluster.is_known()) {
             let (name, reasons) = (&cluster.config.name, cluster.refresh.reasons());
@@ -120,10 +132,13 @@ impl Proxy {
         } else if request.is_held() && !request.refusal.is_empty() {
             encode::error(out, &request.refusal);
         } else {
-            let unknown = if request.read_only { "" } else { "; it may have been executed" };
             let timeout = self.config.op_timeout;
+            let unknown = if unknown { "; it may have been executed" } else { "" };
             let text = format!("TIMEOUT no reply to the command within {timeout:?}{unknown}");
-            encode::error(out, text.as_bytes());
+            return encode::error(out, text.as_bytes());
+        }
+        if unknown {
+            encode::extend_error(out, IN_PART);
         }
     }
 

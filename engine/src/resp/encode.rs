@@ -12,6 +12,15 @@ pub fn error(out: &mut Vec<u8>, text: &[u8]) {
     line(out, b'-', text);
 }
 
+/// Adds to the text of an error; what is no error stays as it is.
+pub fn extend_error(reply: &mut Vec<u8>, text: &[u8]) {
+    if reply.starts_with(b"-") && reply.ends_with(b"\r\n") {
+        reply.truncate(reply.len() - 2);
+        reply.extend_from_slice(text);
+        reply.extend_from_slice(b"\r\n");
+    }
+}
+
 /// Appends the reply of redis-server 7.0 to bytes that are no command.
 pub fn protocol_error(out: &mut Vec<u8>, error: ProtocolError) {
     if let ProtocolError::ExpectedBulk(byte) = error {
@@ -144,6 +153,18 @@ mod tests {
             written(|out| command(out, &[b"GET", b"key"])),
             r"*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n"
         );
+    }
+
+    #[test]
+    fn only_an_error_is_told_more_about() {
+        let extended = |reply: &[u8]| {
+            written(|out| {
+                out.extend_from_slice(reply);
+                extend_error(out, b"; or so");
+            })
+        };
+        assert_eq!(extended(b"-ERR no\r\n"), r"-ERR no; or so\r\n");
+        assert_eq!(extended(b"+OK\r\n"), r"+OK\r\n");
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub enum Expected {
     Watching(Vec<u8>),
     /// Exactly this text.
     Echo(Vec<u8>),
-    /// `+OK` when all of this was written. If it went to several slots, an error says nothing.
+    /// `+OK` when all of this was written.
     Written(Vec<OpId>),
     /// A number, in the manner of the command.
     Number(OpId),
@@ -330,8 +330,6 @@ impl World {
     /// Notes how a command ended that got no reply of its own.
     fn settle(&mut self, expected: &Expected, outcome: Outcome) {
         match expected {
-            // Of several parts one may have failed.
-            Expected::Written(ops) | Expected::Deleted(ops) if ops.len() > 1 => {}
             Expected::Written(ops) | Expected::Deleted(ops) | Expected::Values(ops) => {
                 ops.iter().for_each(|op| self.history.ops[*op].outcome = outcome);
             }

@@ -52,8 +52,10 @@ pub(crate) struct History {
     pub(crate) pushes: BTreeMap<String, Vec<Push>>,
 }
 
-/// A replica took over without having got all that its primary had acknowledged: Redis replicates
-/// asynchronously.
+/// A replica took over without having got all that its primary had acknowledged. Redis says so of itself
+/// (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#write-safety>): it replicates
+/// asynchronously, so a primary that dies takes with it what it had acknowledged last; and one that was out of
+/// reach and does not know yet that it has been replaced goes on acknowledging, and forgets all of it then.
 #[derive(Clone, Debug)]
 pub(crate) struct Loss {
     /// The primary's slots.
@@ -78,6 +80,16 @@ impl Loss {
         let slot = slot(key);
         self.slots.iter().any(|range| range.contains(&slot))
     }
+
+    /// Whether any of a key's operations may have been executed when what was lost was.
+    fn touches(&self, ops: &[&Op]) -> bool {
+        let Range { start, end } = self.acknowledged;
+        let within = |op: &&Op| {
+            let early = matches!(op.outcome, Outcome::Done(at) if at < start);
+            !early && op.called < end
+        };
+        ops.iter().any(within)
+    }
 }
 
 /// Panics when what clients were told cannot have happened.
@@ -99,7 +111,7 @@ pub(crate) fn examine(
     for (key, mut ops) in ops {
         let end = &values[key];
         check_origin(key, &ops, &end.0);
-        if loss.is_some_and(|loss| loss.concerns(key)) {
+        if loss.is_some_and(|loss| loss.concerns(key) && loss.touches(&ops)) {
             continue;
         }
         ops.retain(|op| !stale || !matches!(op.effect, Effect::Read(_)));

@@ -162,6 +162,19 @@ fn a_protocol_error_is_told_after_the_replies_before_it_and_closes_only_that_cli
 }
 
 #[test]
+fn a_web_browser_is_closed_as_redis_would_close_it_and_no_node_hears_of_it() {
+    for line in ["POST / HTTP/1.1\r\n", "Host: localhost\r\n", "post\r\n"] {
+        each_chunking(|mut driver| {
+            let browser = driver.connect();
+            driver.send(browser, [&encode("PING")[..], line.as_bytes(), b"PING\r\n"].concat());
+            assert_eq!(driver.received(browser), "+PONG ", "{line}");
+            assert!(driver.is_closed(browser), "{line}");
+            assert_eq!(driver.cluster.executed, [""; 0], "{line}");
+        });
+    }
+}
+
+#[test]
 fn what_comes_later_is_refused_with_a_code_and_a_reason() {
     each_chunking(|mut driver| {
         let client = driver.connect();

@@ -169,7 +169,6 @@ fn what_is_no_command_gets_redis_own_words_and_a_closed_connection() {
 
 /// Redis takes a browser that was lured to its port for an attack.
 #[test]
-#[ignore = "a node that gets POST or Host: closes the connection that all clients share"]
 fn a_web_browser_gets_nothing_and_a_closed_connection() {
     let redis = RedisServer::start(&[]).unwrap();
     besiege(|proxy| {

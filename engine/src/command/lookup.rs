@@ -44,6 +44,13 @@ pub fn lookup(frame: &RequestFrame<'_>) -> Lookup {
     }
 }
 
+/// Whether a frame is a line of HTTP. Redis takes it for the work of a web browser that was lured to its port,
+/// and closes the connection, whoever else uses it (redis `server.c`, `securityWarningCommand`).
+pub fn is_http(frame: &RequestFrame<'_>) -> bool {
+    let is = |word: &&[u8]| frame.arg(0).is_some_and(|name| name.eq_ignore_ascii_case(word));
+    [&b"post"[..], b"host:"].iter().any(is)
+}
+
 /// Finds the row that a command's first word leads to, in any case.
 #[inline]
 fn find(name: &[u8]) -> Option<usize> {

@@ -20,7 +20,7 @@ mod table;
 
 pub use error::CommandError;
 pub use keys::{KeysError, keys};
-pub use lookup::{Lookup, lookup};
+pub use lookup::{Lookup, is_http, lookup};
 pub use spec::{
     BeginSearch, CommandSpec, FindKeys, Flags, KeyShape, KeySpec, RequestPolicy, ResponsePolicy,
 };

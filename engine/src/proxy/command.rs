@@ -37,6 +37,14 @@ impl Proxy {
     ) -> Taken {
         let spec = match command::lookup(frame) {
             Lookup::Known(spec) => spec,
+            Lookup::Unknown | Lookup::Invalid(CommandError::UnknownCommand)
+                if command::is_http(frame) =>
+            {
+                // As Redis would close the connection that all clients share.
+                self.stats.downstream().downstream_cx_protocol_error += 1;
+                self.close_after_replies(id);
+                return Taken::Yes;
+            }
             Lookup::Unknown => &UNKNOWN,
             Lookup::Invalid(error) => {
                 self.note_command(id, "", now);

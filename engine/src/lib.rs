@@ -27,6 +27,7 @@
 )]
 
 mod arena;
+mod arrivals;
 mod auth;
 mod blocking;
 mod buffers;

@@ -1,5 +1,6 @@
 //! Client commands in flight, and when their time is up.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::arena::{Arena, Key};
@@ -64,8 +65,7 @@ pub(crate) struct Request {
     pub(crate) more_receivers: i64,
     /// When the client is told that no reply came.
     deadline: Instant,
-    /// Among those whose time runs out.
-    linked: bool,
+    line: Line,
     earlier: Option<RequestId>,
     later: Option<RequestId>,
 }
@@ -101,6 +101,17 @@ pub(crate) enum Leave {
     Owner,
     /// The owner has sent it there by ASK.
     Asked,
+}
+
+/// Where a request waits for its time to be up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Line {
+    /// Nowhere: it has all the time in the world.
+    None,
+    /// Among those that were read as soon as they came, or after all with an earlier deadline.
+    Regular,
+    /// Among those that have waited for others of their client before they were read.
+    Late,
 }
 
 /// How far a request has come.
@@ -190,12 +201,14 @@ impl Part {
 }
 
 /// All requests, with those that wait for a reply linked in the order of their deadlines. Every
-/// request gets the same time, so that is the order in which they came.
+/// request gets the same time, so that is the order in which they came; those that were read later than
+/// they came are sorted apart.
 #[derive(Debug)]
 pub(crate) struct Requests {
     arena: Arena<Request>,
     oldest: Option<RequestId>,
     newest: Option<RequestId>,
+    late: BTreeSet<(Instant, RequestId)>,
 }
 
 impl Request {
@@ -218,7 +231,7 @@ impl Request {
             tally: None,
             more_receivers: 0,
             deadline: Instant::default(),
-            linked: false,
+            line: Line::None,
             earlier: None,
             later: None,
         }
@@ -271,6 +284,11 @@ impl Request {
         whole.into_iter().chain(split.into_iter().flatten())
     }
 
+    /// Whether its time is up.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline <= now
+    }
+
     /// Why a command that came back is not sent again.
     pub(crate) fn refusal(&self) -> &[u8] {
         match &self.refusal[..] {
@@ -283,6 +301,11 @@ impl Request {
     pub(crate) fn may_be_executed(&self) -> bool {
         let answered = matches!(&self.state, State::Split(split) if split.is_executed());
         answered || self.parts().any(|(_, part)| matches!(part.stage, Stage::Sent(_)))
+    }
+
+    /// Whether any of it has never got as far as to be sent.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.parts().any(|(_, part)| part.stage == Stage::New)
     }
 
     /// Whether any of it is to be sent again.
@@ -306,11 +329,10 @@ impl Request {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        Self { arena: Arena::new(), oldest: None, newest: None }
+        Self { arena: Arena::new(), oldest: None, newest: None, late: BTreeSet::new() }
     }
 
-    /// Adds a request that waits for a reply until `deadline`, which is no earlier than that of
-    /// any other.
+    /// Adds a request that waits for a reply until `deadline`.
     pub(crate) fn insert_waiting(&mut self, request: Request, deadline: Instant) -> RequestId {
         let id = self.arena.insert(request);
         self.link(id, deadline);
@@ -322,10 +344,10 @@ impl Requests {
         self.unlink(id);
     }
 
-    /// Lets a suspended request wait until `deadline`, which is no earlier than that of any other.
-    /// Returns whether it was suspended.
+    /// Lets a suspended request wait until `deadline`. Returns whether it was suspended.
     pub(crate) fn resume(&mut self, id: RequestId, deadline: Instant) -> bool {
-        let suspended = |request: &Request| !request.linked && request.state.is_waiting();
+        let suspended =
+            |request: &Request| request.line == Line::None && request.state.is_waiting();
         let is_suspended = self.arena.get(id).is_some_and(suspended);
         if is_suspended {
             self.link(id, deadline);
@@ -334,15 +356,24 @@ impl Requests {
     }
 
     fn link(&mut self, id: RequestId, deadline: Instant) {
-        let Some(request) = self.arena.get_mut(id) else { return };
-        request.deadline = deadline;
-        request.earlier = self.newest;
-        request.linked = true;
-        match self.newest.and_then(|newest| self.arena.get_mut(newest)) {
-            Some(newest) => newest.later = Some(id),
-            None => self.oldest = Some(id),
+        let newest = self.newest.and_then(|newest| self.arena.get_mut(newest));
+        let (line, earlier) = match newest {
+            Some(newest) if newest.deadline > deadline => {
+                self.link_late(id, deadline);
+                (Line::Late, None)
+            }
+            Some(newest) => {
+                newest.later = Some(id);
+                (Line::Regular, self.newest.replace(id))
+            }
+            None => {
+                self.oldest = Some(id);
+                (Line::Regular, self.newest.replace(id))
+            }
+        };
+        if let Some(request) = self.arena.get_mut(id) {
+            (request.line, request.earlier, request.deadline) = (line, earlier, deadline);
         }
-        self.newest = Some(id);
     }
 
     /// Adds a request whose reply is there already.
@@ -361,8 +392,12 @@ impl Requests {
 
     /// The request that has waited longest, and its deadline.
     pub(crate) fn oldest(&self) -> Option<(RequestId, Instant)> {
-        let id = self.oldest?;
-        Some((id, self.arena.get(id)?.deadline))
+        let regular = self.oldest.and_then(|id| Some((id, self.arena.get(id)?.deadline)));
+        if self.late.is_empty() {
+            return regular;
+        }
+        let late = self.late.first().map(|(deadline, id)| (*id, *deadline));
+        regular.into_iter().chain(late).min_by_key(|(_, deadline)| *deadline)
     }
 
     /// The request, unless it has its reply already: a late one is nobody's.
@@ -397,10 +432,15 @@ impl Requests {
 
     fn unlink(&mut self, id: RequestId) {
         let Some(request) = self.arena.get_mut(id) else { return };
-        let (earlier, later) = (request.earlier.take(), request.later.take());
-        if !std::mem::take(&mut request.linked) {
-            return;
+        match std::mem::replace(&mut request.line, Line::None) {
+            Line::Regular => {}
+            Line::None => return,
+            Line::Late => {
+                let deadline = request.deadline;
+                return self.unlink_late(id, deadline);
+            }
         }
+        let (earlier, later) = (request.earlier.take(), request.later.take());
         match earlier.and_then(|earlier| self.arena.get_mut(earlier)) {
             Some(earlier) => earlier.later = later,
             None => self.oldest = later,
@@ -409,5 +449,15 @@ impl Requests {
             Some(later) => later.earlier = earlier,
             None => self.newest = earlier,
         }
+    }
+
+    #[cold]
+    fn link_late(&mut self, id: RequestId, deadline: Instant) {
+        self.late.insert((deadline, id));
+    }
+
+    #[cold]
+    fn unlink_late(&mut self, id: RequestId, deadline: Instant) {
+        self.late.remove(&(deadline, id));
     }
 }

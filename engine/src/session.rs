@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use smallvec::SmallVec;
 
 use crate::arena::Key;
+use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
 use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
@@ -51,6 +52,12 @@ pub struct Session {
     /// Bytes read but not yet taken as commands: an unfinished one, or, while `parked`, any
     /// number.
     pub(crate) input: Vec<u8>,
+    /// When `input` came, while `parked`.
+    pub(crate) arrivals: Arrivals,
+    /// When the command that is just being read came, if that was not now.
+    pub(crate) came: Option<Instant>,
+    /// One of `pending` may take as long as it likes: no time runs for what comes behind it.
+    pub(crate) untimed: bool,
     /// How much of `input` the proxy's total counts.
     pub(crate) counted_input: usize,
     /// Replies that may leave.
@@ -113,6 +120,9 @@ impl Session {
             subscribed: Subscribed::default(),
             parser: RequestParser::default(),
             input: Vec::new(),
+            arrivals: Arrivals::default(),
+            came: None,
+            untimed: false,
             counted_input: 0,
             output: Vec::new(),
             pending: VecDeque::new(),

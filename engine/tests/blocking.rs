@@ -33,6 +33,19 @@ fn a_blocked_client_may_wait_far_longer_than_op_timeout() {
 }
 
 #[test]
+fn no_time_runs_for_what_a_client_has_sent_behind_a_blocking_command() {
+    each_chunking(|mut driver| {
+        let (client, other) = (driver.connect(), driver.connect());
+        driver.send(client, ["BLPOP a 0", "GET b", "SET b 2"].map(support::encode).concat());
+        driver.wait(OP_TIMEOUT * 20);
+        assert_eq!(driver.received(client), "");
+        driver.ask(other, "SET a 7");
+        driver.settle();
+        assert_eq!(driver.received(client), "*2 $1 a $1 7 $-1 +OK ");
+    });
+}
+
+#[test]
 fn commands_behind_a_blocking_one_come_after_it_and_those_before_come_first() {
     each_chunking(|mut driver| {
         let (client, other) = (driver.connect(), driver.connect());

@@ -154,6 +154,42 @@ fn a_command_whose_time_is_up_fails_alone_and_its_late_reply_is_dropped() {
 }
 
 #[test]
+fn commands_behind_one_that_waits_for_its_node_end_in_their_own_time() {
+    each_chunking(|mut driver| {
+        let (client, other) = (driver.connect(), driver.connect());
+        driver.ask(other, "MSET a 1 b 2");
+        let (dead, well) = (driver.cluster.owner("a"), driver.cluster.owner("b"));
+        assert_ne!(dead, well, "the test wants keys of two nodes");
+        driver.cluster.set_health(&dead, Health::Refusing);
+        driver.cut(&dead);
+        driver.command(other, "GET a");
+        let executed = driver.cluster.executed.len();
+        driver.send(client, ["GET a", "ECHO hi", "SET b 3", "GET a"].map(encode).concat());
+        driver.wait(OP_TIMEOUT / 2);
+        driver.command(client, "APPEND b 4");
+        driver.command(client, "GET a");
+        driver.command(client, "GET b");
+        driver.wait(OP_TIMEOUT / 4);
+        assert_eq!(driver.received(client), "");
+        driver.wait(OP_TIMEOUT / 4);
+        let reply = driver.received(client);
+        let (lost, replies) = reply.split_once(" $2 hi ").expect(&reply);
+        assert!(lost.starts_with("-CLUSTERDOWN "), "{lost}");
+        let late = "-TIMEOUT no reply to the command within 2s: it has waited for those before it ";
+        assert_eq!(replies, format!("{late}{late}:2 "));
+        assert_eq!(driver.cluster.executed[executed..], [format!("{well}: APPEND b 4")]);
+        // Arrivals are told apart in steps.
+        driver.wait(OP_TIMEOUT / 2 - OP_TIMEOUT / 16);
+        assert_eq!(driver.received(client), "");
+        driver.wait(OP_TIMEOUT / 16);
+        let reply = driver.received(client);
+        assert!(reply.starts_with("-CLUSTERDOWN ") && reply.ends_with(late), "{reply}");
+        assert_eq!(driver.ask(client, "GET b"), "$2 24 ");
+        assert_eq!(driver.proxy.requests(), 0);
+    });
+}
+
+#[test]
 fn a_client_that_sends_far_ahead_is_paused_until_it_has_been_answered() {
     let mut driver = Driver::with(support::Chunking::Whole, |config| {
         config.limits.session_requests = 100;

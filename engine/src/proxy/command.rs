@@ -286,7 +286,7 @@ impl Proxy {
         state: State,
         now: Instant,
     ) -> Option<RequestId> {
-        let deadline = now + self.config.op_timeout;
+        let op_timeout = self.config.op_timeout;
         let to_many = matches!(state, State::Unplanned(..));
         let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
         // To watch twice does no harm either.
@@ -299,6 +299,7 @@ impl Proxy {
                 let session = self.sessions.get_mut(id)?;
                 if session.pending.is_empty() {
                     session.epoch = self.epoch;
+                    session.untimed = false;
                 }
                 request.protocol = session.protocol;
                 request.silent = session.silent;
@@ -310,6 +311,7 @@ impl Proxy {
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
                 session.alone |= subscribes || to_many || command.way != Way::Shared;
                 request.tally = Some(self.stats.begin(command.spec));
+                let deadline = session.came.unwrap_or(now) + op_timeout;
                 let request = self.requests.insert_waiting(request, deadline);
                 session.note_pending(request, command.len);
                 Some(request)
@@ -317,7 +319,7 @@ impl Proxy {
             Owner::Mirror(cluster) => {
                 request.tally = Some(self.stats.tally(command.spec));
                 *self.mirror_bytes.get_mut(cluster)? += command.len;
-                Some(self.requests.insert_waiting(request, deadline))
+                Some(self.requests.insert_waiting(request, now + op_timeout))
             }
         }
     }

@@ -127,9 +127,10 @@ impl Proxy {
     pub(super) fn suspend_blocked(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
         if self.is_blocked(connection)
-            && let Some(user) = connection.user.and_then(|user| self.sessions.get(user))
+            && let Some(user) = connection.user.and_then(|user| self.sessions.get_mut(user))
             && let Some(blocked) = user.pending.back()
         {
+            user.untimed = true;
             self.requests.suspend(*blocked);
         }
     }

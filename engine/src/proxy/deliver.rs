@@ -133,8 +133,12 @@ impl Proxy {
             encode::error(out, &request.refusal);
         } else {
             let timeout = self.config.op_timeout;
-            let unknown = if unknown { "; it may have been executed" } else { "" };
-            let text = format!("TIMEOUT no reply to the command within {timeout:?}{unknown}");
+            let more = match unknown {
+                true => "; it may have been executed",
+                false if request.is_unsent() => ": it has waited for those before it",
+                false => "",
+            };
+            let text = format!("TIMEOUT no reply to the command within {timeout:?}{more}");
             return encode::error(out, text.as_bytes());
         }
         if unknown {

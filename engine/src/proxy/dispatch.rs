@@ -28,6 +28,10 @@ impl Proxy {
     /// Sends a sub-request to the owner of its slot, or holds it until it can be sent.
     pub(super) fn send(&mut self, sub_request: SubRequestId, command: &[u8], now: Instant) {
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        if request.is_overdue(now) {
+            // It has waited behind others for so long. It ends when this event does: see `settle`.
+            return;
+        }
         if request.way == Way::WatchedExec {
             return self.send_watched(sub_request, command, now);
         }

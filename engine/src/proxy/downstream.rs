@@ -62,7 +62,7 @@ impl Proxy {
                 self.read_input(id, now);
             }
         }
-        self.count_input(id);
+        self.count_input(id, now);
         self.pause_if_ahead(id);
         self.settle(now);
     }
@@ -88,9 +88,12 @@ impl Proxy {
     pub(super) fn read_on(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.parked = false;
+        if std::mem::take(&mut session.untimed) {
+            session.arrivals.renew(now);
+        }
         if !session.input.is_empty() && !session.closing {
             self.read_input(id, now);
-            self.count_input(id);
+            self.count_input(id, now);
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.paused && session.input.len() < READ_AHEAD {
@@ -123,10 +126,15 @@ impl Proxy {
         }
     }
 
-    /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too
-    /// many for it.
-    fn count_input(&mut self, id: SessionId) {
+    /// Keeps the count of bytes that wait in the proxy, and account of when they came, and closes a
+    /// client whose bytes are too many for it.
+    fn count_input(&mut self, id: SessionId, now: Instant) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.parked {
+            session.arrivals.note(session.input.len(), self.config.op_timeout, now);
+        } else if !session.arrivals.is_empty() {
+            session.arrivals.clear();
+        }
         self.input_bytes = self.input_bytes - session.counted_input + session.input.len();
         session.counted_input = session.input.len();
         if self.input_bytes <= self.config.limits.input_bytes || session.input.is_empty() {
@@ -153,6 +161,7 @@ impl Proxy {
     fn read_commands(&mut self, id: SessionId, bytes: &[u8], now: Instant) -> usize {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
         let mut parser = std::mem::take(&mut session.parser);
+        let has_waited = !session.arrivals.is_empty();
         let mut read = 0;
         while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
             if self.must_wait(id) {
@@ -162,6 +171,9 @@ impl Proxy {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Ignored { len }) => read += len,
                 Ok(Parsed::Command { len }) => {
+                    if has_waited && let Some(session) = self.sessions.get_mut(id) {
+                        session.came = session.arrivals.of(read + len);
+                    }
                     if self.handle_command(id, &parser.frame(rest), len, now) == Taken::NotYet {
                         self.park(id);
                         break;
@@ -177,6 +189,10 @@ impl Proxy {
         }
         if let Some(session) = self.sessions.get_mut(id) {
             session.parser = parser;
+            if has_waited {
+                session.came = None;
+                session.arrivals.take(read);
+            }
         }
         read
     }

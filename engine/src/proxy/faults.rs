@@ -30,6 +30,10 @@ impl Proxy {
 
     /// Hands a request's reply over at `until`; its time cannot be up before.
     pub(super) fn delay(&mut self, request: RequestId, reply: &[u8], until: Instant) {
+        let session = self.requests.get(request).and_then(|request| request.session());
+        if let Some(session) = session.and_then(|session| self.sessions.get_mut(session)) {
+            session.untimed = true;
+        }
         self.requests.set_delayed(request);
         self.delayed.push(Delayed { until, request, reply: reply.to_vec() });
     }

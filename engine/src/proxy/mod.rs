@@ -183,12 +183,7 @@ impl Proxy {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.begin_event(now);
         self.release_delayed(now);
-        while let Some((id, deadline)) = self.requests.oldest() {
-            if deadline > now {
-                break;
-            }
-            self.expire(id);
-        }
+        self.expire_overdue(now);
         if self.hold.next_timeout().is_some_and(|at| at <= now) {
             self.release_held(now);
         }
@@ -319,10 +314,22 @@ impl Proxy {
         self.now = now;
     }
 
-    /// Ends every `handle_*`: sessions whose turn has come read on.
+    /// Ends every `handle_*`: sessions whose turn has come read on. For what they read it may be too
+    /// late already.
     fn settle(&mut self, now: Instant) {
         while let Some(session) = self.resumable.pop_front() {
             self.read_on(session, now);
+            self.expire_overdue(now);
+        }
+    }
+
+    /// Ends the requests whose time is up.
+    fn expire_overdue(&mut self, now: Instant) {
+        while let Some((id, deadline)) = self.requests.oldest() {
+            if deadline > now {
+                return;
+            }
+            self.expire(id);
         }
     }
 

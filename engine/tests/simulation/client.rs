@@ -36,7 +36,8 @@ pub struct Client {
     received: Vec<u8>,
     /// Pieces that have not reached the proxy.
     in_flight: usize,
-    /// Since when the oldest reply is due.
+    /// Since when its time runs: when the last of its bytes reached the proxy, or a command before was
+    /// answered that may wait.
     due_since: Instant,
     tokens: usize,
 }
@@ -185,7 +186,9 @@ impl World {
                 client.in_flight > 0 || may_wait || waited <= OP_TIMEOUT,
                 "client {number} waited {waited:?} for the reply to {expected:?}: {text}"
             );
-            client.due_since = self.now;
+            if may_wait {
+                client.due_since = self.now;
+            }
             self.absorb(number, expected, &reply);
         }
         let client = &self.clients[number];

@@ -4,7 +4,7 @@
 //! Each round is one fault under load, with keys of its own. When it is mended, what every client was
 //! told is held against what is there:
 //!
-//! - every command gets one reply, its own, in order, and within `op_timeout` of those before it;
+//! - every command gets one reply, its own, in order, and within `op_timeout`;
 //! - the replies for each key fit one order of all commands, as if there were one server;
 //! - no write is executed twice, and none that was refused;
 //! - every acknowledged write is there, except those that Redis itself loses: a replica that takes over
@@ -52,8 +52,8 @@ const CLIENTS: usize = 10;
 /// Replies that each client gets before a fault begins, and after it has been mended.
 const REPLIES: usize = 50;
 
-/// What a busy machine may add to a command's time.
-const SLACK: Duration = Duration::from_millis(1500);
+/// What a busy machine, on which client, proxy and nodes wait for each other, may add to a command's time.
+const MARGIN: Duration = Duration::from_millis(1500);
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -108,7 +108,7 @@ fn round(
         clock,
         proxy: &stage.proxy,
         may_close: fault.closes_clients(),
-        time_limit: OP_TIMEOUT + SLACK,
+        time_limit: OP_TIMEOUT + MARGIN,
         stop: &stop,
     };
     let replies: Vec<_> = clients.iter().map(|client| Arc::clone(&client.replies)).collect();

@@ -59,7 +59,7 @@ pub use arena::Key;
 pub use cluster::{Address, SLOTS, Slot};
 pub use config::{Config, ConfigError};
 pub use output::{LogLevel, Output};
-pub use proxy::Proxy;
+pub use proxy::{Kept, Proxy};
 pub use pubsub::TopicKind;
 pub use session::{Session, SessionId};
 pub use stats::{Change, Metric, MetricId, MetricKind, Stats, documented as documented_metrics};

@@ -56,6 +56,11 @@ impl Scripts {
         self.bodies.get(&digest).map(|body| &**body)
     }
 
+    /// Bytes of all scripts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn forget_all(&mut self) {
         *self = Self::new(self.max_bytes);
     }

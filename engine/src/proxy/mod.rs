@@ -13,6 +13,7 @@ mod dispatch;
 mod downstream;
 mod emulation;
 mod faults;
+mod kept;
 mod keyless;
 mod local;
 mod mirror;
@@ -29,6 +30,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use faults::Delayed;
+pub use kept::Kept;
 
 use crate::arena::Arena;
 use crate::buffers::Buffers;

@@ -76,6 +76,7 @@ impl World {
             }
             Change::Restart(node) => {
                 self.cluster.nodes[node].health = Health::Well;
+                self.cluster.nodes[node].scripts.clear();
                 self.cluster.learn(node);
             }
             Change::Delay(node, delay) => self.cluster.nodes[node].delay = delay,

@@ -29,6 +29,8 @@ pub struct Client {
     /// A key that it watches, and what it has read from it since.
     pub watched: Option<(Vec<u8>, Option<State>)>,
     pub left: usize,
+    /// Scripts that it has sent by its present connection.
+    pub scripts: BTreeSet<&'static [u8]>,
     /// Where its SCAN has come to, and the keys that it has brought.
     pub cursor: Vec<u8>,
     pub scanned: BTreeSet<Vec<u8>>,
@@ -97,6 +99,7 @@ impl World {
             protocol: Protocol::Resp2,
             watched: None,
             left: BATCHES,
+            scripts: BTreeSet::new(),
             cursor: b"0".to_vec(),
             scanned: BTreeSet::new(),
             session: Some(session),
@@ -130,6 +133,7 @@ impl World {
         client.session = Some(session);
         client.number += 1;
         client.protocol = Protocol::Resp2;
+        client.scripts.clear();
         client.in_flight = 0;
         let pause = self.up_to(Duration::from_millis(50));
         self.after(pause, Event::Act(number));
@@ -317,7 +321,8 @@ impl World {
         let known = ["may have been executed", "TIMEOUT", "CLUSTERDOWN", "TRYAGAIN", "LOADING"];
         let known = known.into_iter().chain(["READONLY", "MASTERDOWN", "EXECABORT"]);
         let known = known.chain(["bytes of commands wait for replies", "UNBLOCKED"]);
-        let known = known.chain(["was lost"]);
+        // NOSCRIPT: a write behind it has been executed while the node was to be told the script.
+        let known = known.chain(["was lost", "NOSCRIPT"]);
         assert!(
             known.into_iter().any(|known| error.contains(known)),
             "client {number} got '{error}' where {expected:?} was due"

@@ -68,6 +68,8 @@ pub struct Node {
     /// Cut off from the other nodes: nobody copies from it.
     pub isolated: bool,
     pub data: BTreeMap<Vec<u8>, Value>,
+    /// Bodies of the scripts that it has been told, by their digests.
+    pub scripts: BTreeMap<Vec<u8>, Vec<u8>>,
     /// When each key was changed last, in numbers that count up.
     pub touched: BTreeMap<Vec<u8>, u64>,
     /// What it has still to copy, and when that arrives.
@@ -95,6 +97,7 @@ impl Cluster {
             refuse_once: None,
             isolated: false,
             data: BTreeMap::new(),
+            scripts: BTreeMap::new(),
             touched: BTreeMap::new(),
             backlog: VecDeque::new(),
         });
@@ -188,6 +191,7 @@ impl Cluster {
         let Some(primary) = self.truth.copies.get(&replica).copied() else { return };
         self.nodes[replica].view = self.truth.clone();
         self.nodes[replica].data = self.nodes[primary].data.clone();
+        self.nodes[replica].scripts.clear();
         self.nodes[replica].backlog.clear();
     }
 

@@ -14,6 +14,7 @@ mod linearizability;
 mod link;
 mod node;
 mod profile;
+mod script;
 mod workload;
 mod world;
 
@@ -40,6 +41,7 @@ fn a_mirror_gets_all_that_is_written_in_its_order() {
 fn a_mirror_gets_nothing_twice_whatever_happens() {
     static PROFILE: Profile = Profile {
         mirror: true,
+        mirror_bytes: 300,
         cut: 2,
         reshard: 2,
         fail_over: 2,
@@ -96,6 +98,7 @@ fn nothing_is_lost_when_there_is_little_room() {
         silence: 2,
         refuse: 2,
         session_requests: 3,
+        session_bytes: 300,
         connection_bytes: 400,
         held_bytes: 300,
         ..PEACEFUL

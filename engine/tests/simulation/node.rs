@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Health, LinkId, MIRROR, Value};
+use super::script;
 
 /// A node's end of a connection.
 pub struct Peer {
@@ -212,10 +213,20 @@ impl Cluster {
                     self.write_text(node, key, protocol, out);
                 }
             }
-            b"EVAL_RO" => {
-                encode::array_header(out, 2);
-                encode::bulk(out, &command[4]);
-                self.write_text(node, &command[3], protocol, out);
+            b"EVAL" | b"EVAL_RO" => {
+                let digest = script::digest(&command[1]);
+                self.nodes[node].scripts.insert(digest, command[1].clone());
+                self.run_script(link, command, now, out);
+            }
+            b"EVALSHA" | b"EVALSHA_RO" => {
+                match self.nodes[node].scripts.get(&command[1]).cloned() {
+                    Some(body) => {
+                        let name = command[0].clone();
+                        let eval = [&[name, body][..], &command[2..]].concat();
+                        self.run_script(link, &eval, now, out);
+                    }
+                    None => encode::error(out, b"NOSCRIPT No matching script. Please use EVAL."),
+                }
             }
             b"SET" | b"MSET" => {
                 for pair in command[1..].chunks(2) {
@@ -281,6 +292,25 @@ impl Cluster {
                 encode::simple(out, b"OK");
             }
             name => panic!("the model does not know {}", name.escape_ascii()),
+        }
+    }
+
+    /// Does what one of the scripts does that clients use.
+    fn run_script(&mut self, link: LinkId, command: &Command, now: Instant, out: &mut Vec<u8>) {
+        let (key, argument) = (&command[3], &command[4]);
+        match &command[1][..] {
+            script::READ => {
+                let peer = &self.peers[&link];
+                let (node, protocol) = (peer.node, peer.protocol);
+                encode::array_header(out, 2);
+                encode::bulk(out, argument);
+                self.write_text(node, key, protocol, out);
+            }
+            script::APPEND => {
+                let append = vec![b"APPEND".to_vec(), key.clone(), argument.clone()];
+                self.execute(link, &append, now, out);
+            }
+            body => panic!("nobody uses the script {}", body.escape_ascii()),
         }
     }
 
@@ -428,14 +458,14 @@ fn take_command(input: &mut Vec<u8>) -> Option<Command> {
 }
 
 fn is_read(command: &Command) -> bool {
-    [&b"GET"[..], b"MGET", b"EVAL_RO"].contains(&&command[0][..])
+    [&b"GET"[..], b"MGET", b"EVAL_RO", b"EVALSHA_RO"].contains(&&command[0][..])
 }
 
 fn keys(command: &Command) -> Vec<&Vec<u8>> {
     match &command[0][..] {
         b"MGET" | b"DEL" | b"WATCH" => command[1..].iter().collect(),
         b"MSET" => command[1..].iter().step_by(2).collect(),
-        b"EVAL_RO" => vec![&command[3]],
+        b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" => vec![&command[3]],
         b"SCAN" => Vec::new(),
         _ => command.get(1).into_iter().collect(),
     }

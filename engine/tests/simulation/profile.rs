@@ -19,8 +19,10 @@ pub struct Profile {
     pub silence: u32,
     pub refuse: u32,
     pub session_requests: usize,
+    pub session_bytes: usize,
     pub connection_bytes: usize,
     pub held_bytes: usize,
+    pub mirror_bytes: usize,
 }
 
 /// Nothing goes wrong.
@@ -34,8 +36,10 @@ pub const PEACEFUL: Profile = Profile {
     silence: 0,
     refuse: 0,
     session_requests: 1000,
+    session_bytes: 1 << 20,
     connection_bytes: 1 << 20,
     held_bytes: 1 << 20,
+    mirror_bytes: 1 << 20,
 };
 
 impl Profile {

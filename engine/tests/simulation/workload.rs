@@ -9,6 +9,7 @@ use slotmesh_engine::resp::encode;
 use super::client::Expected;
 use super::history::{OpId, Outcome};
 use super::linearizability::Effect;
+use super::script;
 use super::world::{Event, World};
 
 /// Slots that clients use.
@@ -104,6 +105,10 @@ impl World {
         for key in self.clients[number].keys.all() {
             let op = self.begin(number, &key, Effect::Read(None));
             batch.add(&[b"GET", &key], Expected::Value(op));
+            // Of reads none comes too late for its script.
+            let op = self.begin(number, &key, Effect::Read(None));
+            let (name, script) = self.call(number, script::READ, b"EVAL_RO", b"EVALSHA_RO");
+            batch.add(&[name, &script, b"1", &key, b"-"], Expected::Tagged(b"-".to_vec(), op));
         }
         self.send(number, batch.bytes, batch.expected);
     }
@@ -123,22 +128,23 @@ impl World {
                 let op = self.begin(number, &key, Effect::Read(None));
                 match self.rng.bool() {
                     true => batch.add(&[b"GET", &key], Expected::Value(op)),
-                    false => batch.add(
-                        &[
-                            b"EVAL_RO",
-                            b"return {ARGV[1], redis.call('GET', KEYS[1])}",
-                            b"1",
-                            &key,
-                            &token,
-                        ],
-                        Expected::Tagged(token.clone(), op),
-                    ),
+                    false => {
+                        let [eval, evalsha] = [b"EVAL_RO".as_slice(), b"EVALSHA_RO"];
+                        let expected = Expected::Tagged(token.clone(), op);
+                        let (name, script) = self.call(number, script::READ, eval, evalsha);
+                        batch.add(&[name, &script, b"1", &key, &token], expected);
+                    }
                 }
             }
             8..=10 => {
                 let key = keys.any(rng, &["a"]);
                 let op = self.begin(number, &key, Effect::Append(token.clone(), None));
-                batch.add(&[b"APPEND", &key, &token], Expected::Number(op));
+                let expected = Expected::Number(op);
+                if self.rng.bool() {
+                    return batch.add(&[b"APPEND", &key, &token], expected);
+                }
+                let (name, script) = self.call(number, script::APPEND, b"EVAL", b"EVALSHA");
+                batch.add(&[name, &script, b"1", &key, &token], expected);
             }
             11 | 12 => {
                 let key = keys.any(rng, &["n"]);
@@ -176,6 +182,22 @@ impl World {
             }
             _ => self.add_transaction(number, batch),
         }
+    }
+
+    /// By which command a script is called, and what it is told: the script itself the first time and
+    /// now and then, else its digest, which the proxy has to know from then on.
+    fn call<'a>(
+        &mut self,
+        number: usize,
+        body: &'static [u8],
+        eval: &'a [u8],
+        evalsha: &'a [u8],
+    ) -> (&'a [u8], Vec<u8>) {
+        let is_news = self.clients[number].scripts.insert(body);
+        if !is_news && self.rng.u8(..4) > 0 {
+            return (evalsha, script::digest(body));
+        }
+        (eval, body.to_vec())
     }
 
     /// Something in the middle of a pipeline that is about no key.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use fastrand::Rng;
+use slotmesh_engine::config::Limits;
 use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
 
 use super::chaos::{Change, Chaos};
@@ -21,6 +22,11 @@ pub const CHAOS: Duration = Duration::from_secs(6);
 const PEACE: Duration = Duration::from_secs(18);
 /// Long enough for everything to be given up that nobody uses.
 const AFTERMATH: Duration = Duration::from_secs(120);
+
+/// No command of a client has more bytes.
+const LONGEST: usize = 1024;
+/// What the proxy tells a node before a client's command, and when a connection begins.
+const PREFACE: usize = 256;
 
 /// Something that is due.
 pub enum Event {
@@ -52,6 +58,7 @@ pub struct World {
     pub now: Instant,
     pub start: Instant,
     pub proxy: Proxy,
+    limits: Limits,
     pub cluster: Cluster,
     pub clients: Vec<Client>,
     pub history: History,
@@ -69,8 +76,10 @@ impl World {
         let cluster = Cluster::new(profile.mirror);
         let config = profile.config(&cluster, &mut rng);
         let now = Instant::from_nanos(1_000_000_000);
+        let limits = config.limits;
         Self {
             profile,
+            limits,
             proxy: Proxy::new(config, rng.u64(..)),
             now,
             start: now,
@@ -298,8 +307,19 @@ impl World {
     }
 
     fn check_bounds(&self) {
-        let most = self.proxy.sessions() * self.profile.session_requests;
-        assert!(self.proxy.requests() <= most, "{} requests, over {most}", self.proxy.requests());
+        let kept = self.proxy.kept();
+        let bounds = [
+            (kept.session_requests, self.limits.session_requests),
+            (kept.session_bytes, self.limits.session_bytes + LONGEST),
+            (kept.input_bytes, self.limits.input_bytes),
+            (kept.connection_bytes, self.limits.connection_bytes + PREFACE),
+            (kept.held_bytes, self.limits.held_bytes),
+            (kept.mirror_bytes, self.limits.mirror_bytes),
+            (kept.subscription_bytes, self.limits.subscription_bytes),
+            (kept.script_bytes, self.limits.script_bytes),
+        ];
+        let is_over = bounds.iter().any(|(kept, most)| kept > most);
+        assert!(!is_over, "over the limits: {kept:?}");
         // Shared ones of each version, asking for the topology, and those of one client at a time.
         let nodes = self.cluster.nodes.len();
         let most = nodes * 2 + 3 + 64 + self.proxy.sessions() * nodes;
@@ -329,6 +349,10 @@ impl Profile {
         );
         let mut config = Config::from_json(json.as_bytes()).unwrap();
         config.limits.session_requests = self.session_requests;
+        config.limits.session_bytes = self.session_bytes;
+        config.limits.mirror_bytes = self.mirror_bytes;
+        config.limits.input_bytes = 1 << 16;
+        config.limits.script_bytes = 1 << 10;
         config.limits.connection_bytes = self.connection_bytes;
         config.limits.held_bytes = self.held_bytes;
         config

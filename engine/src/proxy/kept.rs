@@ -1,0 +1,48 @@
+//! How much the proxy keeps, to be held against [`Limits`](crate::config::Limits).
+
+use super::Proxy;
+
+/// What the proxy keeps at the moment, under the names of the limits that bound it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Kept {
+    /// Unanswered commands of the client that has most.
+    pub session_requests: usize,
+    /// Bytes of unanswered commands of the client that has most; the last of them may be over the limit.
+    pub session_bytes: usize,
+    /// Bytes of all clients' commands that are unfinished or wait unread.
+    pub input_bytes: usize,
+    /// Bytes of unanswered commands on the connection that has most, with the few bytes that the proxy
+    /// puts before some of them.
+    pub connection_bytes: usize,
+    /// Bytes of commands that wait for a node or a topology.
+    pub held_bytes: usize,
+    /// Bytes of copies that wait for the mirror that has most.
+    pub mirror_bytes: usize,
+    /// Bytes of all clients' subscriptions.
+    pub subscription_bytes: usize,
+    /// Bytes of scripts that are remembered.
+    pub script_bytes: usize,
+}
+
+impl Proxy {
+    /// What the proxy keeps at the moment.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let sessions = || self.sessions.iter().map(|(_, session)| session);
+        let connections = self.connections.iter().map(|(_, connection)| connection);
+        Kept {
+            session_requests: most(sessions().map(|session| session.pending.len())),
+            session_bytes: most(sessions().map(|session| session.pending_bytes)),
+            input_bytes: self.input_bytes,
+            connection_bytes: most(connections.map(|one| one.pipeline.unanswered_bytes())),
+            held_bytes: self.hold.bytes(),
+            mirror_bytes: most(self.mirror_bytes.iter().copied()),
+            subscription_bytes: self.pubsub.bytes(),
+            script_bytes: self.scripts.bytes(),
+        }
+    }
+}
+
+fn most(counts: impl Iterator<Item = usize>) -> usize {
+    counts.max().unwrap_or_default()
+}

@@ -29,6 +29,8 @@ pub struct Client {
     /// A key that it watches, and what it has read from it since.
     pub watched: Option<(Vec<u8>, Option<State>)>,
     pub left: usize,
+    /// It does nothing but listen to channels.
+    pub listens: bool,
     /// Scripts that it has sent by its present connection.
     pub scripts: BTreeSet<&'static [u8]>,
     /// Where its SCAN has come to, and the keys that it has brought.
@@ -74,6 +76,10 @@ pub enum Expected {
     Scanned,
     /// A number of keys.
     Count,
+    /// The number of those who have heard what was published.
+    Receivers(usize),
+    /// The confirmation of the first, second or third channel.
+    Subscribed(usize),
 }
 
 impl Client {
@@ -99,6 +105,7 @@ impl World {
             protocol: Protocol::Resp2,
             watched: None,
             left: BATCHES,
+            listens: false,
             scripts: BTreeSet::new(),
             cursor: b"0".to_vec(),
             scanned: BTreeSet::new(),
@@ -181,6 +188,13 @@ impl World {
             }
             let reply: Vec<_> = client.received.drain(..scan.consumed).collect();
             let text = reply.escape_ascii().to_string();
+            if client.listens && !reply.starts_with(b"-") {
+                let value = redis::parse_redis_value(&reply).expect("a reply");
+                if self.take_message(number, &value) {
+                    continue;
+                }
+            }
+            let client = &mut self.clients[number];
             let Some(expected) = client.waiting.pop_front() else {
                 panic!("client {number} got a reply to nothing: {text}")
             };
@@ -244,6 +258,11 @@ impl World {
                 _ => false,
             },
             (Expected::Count, Value::Int(_)) => true,
+            (Expected::Receivers(place), Value::Int(_)) => {
+                self.history.messages.published[*place].outcome = done;
+                true
+            }
+            (Expected::Subscribed(place), _) => self.note_subscribed(number, *place, value),
             (Expected::Written(ops), Value::Okay) => {
                 ops.iter().for_each(|op| self.history.ops[*op].outcome = done);
                 true
@@ -328,6 +347,10 @@ impl World {
             "client {number} got '{error}' where {expected:?} was due"
         );
         self.clients[number].errors.push(error.to_owned());
+        if let Expected::Subscribed(_) = expected {
+            // One error for all of it; it tries again.
+            self.clients[number].waiting.clear();
+        }
         let outcome = match error.contains("may have been executed") {
             true => Outcome::Unknown,
             false => Outcome::Refused,
@@ -350,12 +373,16 @@ impl World {
             Expected::Pushed(token) => {
                 self.history.pushed.insert(token.clone(), outcome);
             }
+            Expected::Receivers(place) => {
+                self.history.messages.published[*place].outcome = outcome;
+            }
             Expected::Status(_)
             | Expected::Watching(_)
             | Expected::Echo(_)
             | Expected::Popped(_)
             | Expected::Hello
             | Expected::Scanned
+            | Expected::Subscribed(_)
             | Expected::Count => {}
         }
     }

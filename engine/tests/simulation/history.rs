@@ -6,6 +6,7 @@ use slotmesh_engine::{Instant, Slot};
 
 use super::journal::Journal;
 use super::linearizability::{Effect, Step, Verdict, check, shortest};
+use super::listener::Messages;
 use super::profile::Profile;
 
 /// So many of the last steps on a key are told when they contradict each other.
@@ -44,6 +45,7 @@ pub struct History {
     pub pushed: BTreeMap<Vec<u8>, Outcome>,
     /// Elements that clients have got from lists.
     pub popped: Vec<Vec<u8>>,
+    pub messages: Messages,
 }
 
 impl Op {
@@ -70,6 +72,7 @@ impl History {
         self.check_lists(journal);
         self.check_order(journal, profile.reshard > 0);
         self.check_reads(journal, profile);
+        self.messages.check(profile.is_peaceful());
     }
 
     /// Panics when a mirror has executed what it should not have, or, in peace, not all of what clients

@@ -12,6 +12,7 @@ mod history;
 mod journal;
 mod linearizability;
 mod link;
+mod listener;
 mod node;
 mod profile;
 mod script;

@@ -2,7 +2,7 @@
 
 use slotmesh_engine::resp::{Limits, Parsed, Protocol, RequestParser, encode};
 use slotmesh_engine::{Instant, SLOTS, Slot};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::cluster::{Cluster, Health, LinkId, MIRROR, Value};
@@ -21,6 +21,7 @@ pub struct Peer {
     /// Keys, and when they had been changed last.
     watched: Vec<(Vec<u8>, Option<u64>)>,
     blocked: Option<Blocked>,
+    channels: BTreeSet<Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -49,6 +50,7 @@ impl Peer {
             multi: None,
             watched: Vec::new(),
             blocked: None,
+            channels: BTreeSet::new(),
         }
     }
 }
@@ -78,7 +80,20 @@ impl Cluster {
         let asked = peer.asking;
         peer.asking &= peer.multi.is_some();
         match &command[0][..] {
+            b"PING" if !peer.channels.is_empty() => encode::command(out, &[b"pong", b""]),
             b"PING" => encode::simple(out, b"PONG"),
+            b"SUBSCRIBE" | b"UNSUBSCRIBE" => {
+                let verb = command[0].to_ascii_lowercase();
+                if verb == b"subscribe" {
+                    peer.channels.insert(command[1].clone());
+                } else {
+                    peer.channels.remove(&command[1]);
+                }
+                encode::array_header(out, 3);
+                encode::bulk(out, &verb);
+                encode::bulk(out, &command[1]);
+                encode::integer(out, peer.channels.len() as i64);
+            }
             b"ROLE" => {
                 let is_replica = self.nodes[node].view.copies.contains_key(&node);
                 encode::array_header(out, 1);
@@ -275,6 +290,10 @@ impl Cluster {
                 self.store(node, &command[1], rest, arrives);
             }
             b"SCAN" => self.scan(node, &command[1], out),
+            b"PUBLISH" => {
+                let heard = self.spread(node, &command[1], &command[2]);
+                encode::integer(out, heard as i64);
+            }
             b"DBSIZE" => encode::integer(out, self.nodes[node].data.len() as i64),
             b"BLPOP" => {
                 let seconds: f64 = std::str::from_utf8(&command[2]).unwrap().parse().unwrap();
@@ -312,6 +331,25 @@ impl Cluster {
             }
             body => panic!("nobody uses the script {}", body.escape_ascii()),
         }
+    }
+
+    /// Sends a message to those who are subscribed, at all nodes that can be reached; returns how many
+    /// these are at the node that it was published at.
+    fn spread(&mut self, node: usize, channel: &[u8], text: &[u8]) -> usize {
+        let alone = node == MIRROR || self.nodes[node].isolated;
+        let mut heard = 0;
+        for (link, peer) in &self.peers {
+            let there = &self.nodes[peer.node];
+            let reached = !alone && !there.isolated && there.health == Health::Well;
+            let is_here = peer.node == node;
+            if peer.channels.contains(channel) && (is_here || reached) {
+                let mut message = Vec::new();
+                encode::command(&mut message, &[b"message", channel, text]);
+                self.outbox.push((*link, message));
+                heard += usize::from(is_here);
+            }
+        }
+        heard
     }
 
     /// Gives elements of a list to those who have waited longest.
@@ -466,7 +504,7 @@ fn keys(command: &Command) -> Vec<&Vec<u8>> {
         b"MGET" | b"DEL" | b"WATCH" => command[1..].iter().collect(),
         b"MSET" => command[1..].iter().step_by(2).collect(),
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" => vec![&command[3]],
-        b"SCAN" => Vec::new(),
+        b"SCAN" | b"PUBLISH" => Vec::new(),
         _ => command.get(1).into_iter().collect(),
     }
 }

@@ -9,6 +9,7 @@ use slotmesh_engine::resp::encode;
 use super::client::Expected;
 use super::history::{OpId, Outcome};
 use super::linearizability::Effect;
+use super::listener::CHANNELS;
 use super::script;
 use super::world::{Event, World};
 
@@ -72,6 +73,9 @@ impl World {
         let client = &mut self.clients[number];
         if client.left == 0 || !client.waiting.is_empty() {
             return;
+        }
+        if client.listens {
+            return self.listen(number);
         }
         client.left -= 1;
         let mut batch = Batch::default();
@@ -203,12 +207,16 @@ impl World {
     /// Something in the middle of a pipeline that is about no key.
     fn add_keyless(&mut self, number: usize, token: &[u8], batch: &mut Batch) {
         let client = &self.clients[number];
-        match self.rng.u8(..6) {
+        match self.rng.u8(..9) {
             // Half of all clients keep to RESP2.
             0 if number.is_multiple_of(2) => batch.add(&[b"HELLO", b"3"], Expected::Hello),
             1 => batch.add(&[b"RESET"], Expected::Status("RESET")),
             2 => batch.add(&[b"SCAN", &client.cursor], Expected::Scanned),
             3 => batch.add(&[b"DBSIZE"], Expected::Count),
+            4..=6 => {
+                let channel = CHANNELS[self.rng.usize(..CHANNELS.len())];
+                batch.add(&[b"PUBLISH", channel, token], self.publish(number, channel, token));
+            }
             _ => batch.add(&[b"ECHO", token], Expected::Echo(token.to_vec())),
         }
     }

@@ -16,6 +16,8 @@ use super::profile::{OP_TIMEOUT, Profile};
 
 /// How many clients there are at a time.
 const CLIENTS: usize = 8;
+/// How many more only listen to channels.
+const LISTENERS: usize = 2;
 /// No new faults after this.
 pub const CHAOS: Duration = Duration::from_secs(6);
 /// All faults have ended, and the proxy has had time to get over them.
@@ -25,6 +27,8 @@ const AFTERMATH: Duration = Duration::from_secs(120);
 
 /// No command of a client has more bytes.
 const LONGEST: usize = 1024;
+/// Connections to a node that stay: the shared ones of each version, and the one for subscriptions.
+const LASTING: usize = 3;
 /// What the proxy tells a node before a client's command, and when a connection begins.
 const PREFACE: usize = 256;
 
@@ -104,6 +108,11 @@ impl World {
             let start = self.up_to(Duration::from_millis(200));
             self.after(start, Event::Act(number));
         }
+        for number in CLIENTS..CLIENTS + LISTENERS {
+            self.add_client(keys.clone());
+            self.clients[number].listens = true;
+            self.after(Duration::ZERO, Event::Act(number));
+        }
         self.begin_chaos();
         self.after(Duration::from_millis(10), Event::Tick);
         self.run_until(self.start + PEACE);
@@ -151,8 +160,8 @@ impl World {
         assert_eq!(self.proxy.requests(), 0, "requests are left");
         let open = self.links.values().filter(|link| link.is_proxys()).count();
         assert_eq!(self.proxy.connections(), open, "connections have been forgotten");
-        let shared = self.cluster.nodes.len() * 2;
-        assert!(open <= shared, "{open} connections are left, only {shared} can be shared ones");
+        let most = self.cluster.nodes.len() * LASTING;
+        assert!(open <= most, "{open} connections are left, only {most} are to stay");
     }
 
     pub fn run_until(&mut self, end: Instant) {
@@ -320,9 +329,9 @@ impl World {
         ];
         let is_over = bounds.iter().any(|(kept, most)| kept > most);
         assert!(!is_over, "over the limits: {kept:?}");
-        // Shared ones of each version, asking for the topology, and those of one client at a time.
+        // Besides these those that ask for the topology, and those of one client at a time.
         let nodes = self.cluster.nodes.len();
-        let most = nodes * 2 + 3 + 64 + self.proxy.sessions() * nodes;
+        let most = nodes * LASTING + 3 + 64 + self.proxy.sessions() * nodes;
         assert!(self.proxy.connections() <= most, "{} connections", self.proxy.connections());
     }
 }

@@ -78,11 +78,22 @@ OUTCOMES = {
     "Split::KeyOrder": ("split", "by slot; elements in the order of the keys"),
     "Split::AllOk": ("split", "by slot; OK when every part is"),
     "Split::Sum": ("split", "by slot; the sum of the parts"),
-    "Subscribe": ("answered", "when a node has confirmed what clients have in common"),
+    "Subscribe": (
+        "answered",
+        "when a node has confirmed what clients have in common; refused with `auth_passthrough`",
+    ),
     "Unsubscribe": ("answered", "by the proxy"),
     "Publish::Channel": ("forwarded", "to the node at which this proxy's clients are subscribed"),
     "Publish::ShardChannel": ("forwarded", "to the owner of the channel's slot"),
     "Local": ("answered", "by the proxy"),
+    "Local::AclWhoami": ("answered", "by the proxy; by a node with `auth_passthrough`"),
+    "Local::Auth": ("answered", "by the proxy; by a node with `auth_passthrough`"),
+    "Local::Echo": ("answered", "by the proxy; by a node with `auth_passthrough`"),
+    "Local::Ping": ("answered", "by the proxy; by a node with `auth_passthrough`"),
+    "Local::Select": (
+        "answered",
+        "by the proxy if it changes nothing, else by a node: where Redis has one database only, the error is its own",
+    ),
     "Local::ClientCapa": ("answered", "by the proxy, without any effect"),
     "Local::Cluster": (
         "answered",
@@ -93,8 +104,14 @@ OUTCOMES = {
         "as by a standalone server; OK with `cluster_emulation`, without any effect",
     ),
     "Local::ClientInfo": ("answered", "by the proxy, of its own clients"),
-    "Local::ClientKill": ("answered", "by the proxy, of its own clients on the same worker"),
-    "Local::ClientList": ("answered", "by the proxy, of its own clients on the same worker"),
+    "Local::ClientKill": (
+        "answered",
+        "by the proxy, of its own clients on the same worker; with `auth_passthrough`, of the same user alone",
+    ),
+    "Local::ClientList": (
+        "answered",
+        "by the proxy, of its own clients on the same worker; with `auth_passthrough`, of the same user alone",
+    ),
     "Local::ClientSwitch": ("answered", "by the proxy, without any effect"),
 }
 

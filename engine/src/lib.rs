@@ -36,6 +36,7 @@ pub mod command;
 pub mod config;
 mod cursor;
 mod hold;
+mod identity;
 mod info;
 mod join;
 mod mirror;

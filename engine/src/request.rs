@@ -9,6 +9,7 @@ use crate::cluster::Slot;
 use crate::command::Merge;
 use crate::config::ReadPolicy;
 use crate::cursor::Step;
+use crate::identity::{Claim, IdentityId};
 use crate::pubsub::Subscribing;
 use crate::resp::Protocol;
 use crate::route::Place;
@@ -36,6 +37,10 @@ pub(crate) struct Request {
     pub(crate) owner: Owner,
     /// The client's protocol version when it sent the command.
     pub(crate) protocol: Protocol,
+    /// As whom its client was known then; `None`: as the configuration says.
+    pub(crate) identity: Option<IdentityId>,
+    /// It asks who its client may be.
+    pub(crate) claim: Option<Box<Claim>>,
     /// Only reads: may be sent again when its reply was lost.
     pub(crate) read_only: bool,
     /// Bytes that the command took in the client's stream.
@@ -172,6 +177,11 @@ pub(crate) enum Stage {
 }
 
 impl Way {
+    /// Whether a node is to begin to watch.
+    pub(crate) fn is_watch(self) -> bool {
+        matches!(self, Self::Watch(_))
+    }
+
     /// The same for a command that goes by a route, which a wait must remember: what it has done is
     /// copied to the route's mirrors.
     pub(crate) fn by_route(self, route: Option<usize>) -> Self {
@@ -216,6 +226,8 @@ impl Request {
         Self {
             owner,
             protocol,
+            identity: None,
+            claim: None,
             read_only: false,
             len,
             delay: None,

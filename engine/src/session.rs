@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::arena::Key;
 use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
+use crate::identity::IdentityId;
 use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
 use crate::resp::{Protocol, RequestParser};
@@ -35,6 +36,8 @@ pub struct Session {
     pub(crate) command: &'static str,
     /// Who it says it is; empty: the default user.
     pub(crate) user: Vec<u8>,
+    /// As whom nodes execute what it says; `None`: as the configuration says, in database 0.
+    pub(crate) identity: Option<IdentityId>,
     pub(crate) replies: Replies,
     /// Its last command gets no reply.
     pub(crate) silent: bool,
@@ -111,6 +114,7 @@ impl Session {
             active: now,
             command: "",
             user: Vec::new(),
+            identity: None,
             replies: Replies::On,
             silent: false,
             authenticated,

@@ -11,8 +11,8 @@ use crate::resp::{Reply, encode};
 use crate::route::Place;
 use crate::upstream::ConnectionId;
 
-const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
-const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+pub(crate) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+pub(crate) const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 /// What EXEC answers when the commands were not executed.
 pub(crate) const EXECABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";

@@ -62,8 +62,10 @@ pub(crate) struct Node {
     member: bool,
     /// Learnt from a redirection and not yet confirmed by a topology.
     unknown: bool,
-    /// The connections that clients share, by the index of their lane.
+    /// The connections that clients of the usual identity share, by the index of their lane.
     shared: Vec<Option<ConnectionId>>,
+    /// Those that clients of other identities share.
+    others: Vec<(Lane, ConnectionId)>,
     /// Connections that failed in a row.
     failures: u32,
     /// No connection is opened before.
@@ -269,12 +271,7 @@ impl Cluster {
 
     /// Nodes that have left the topology, with the connections they still have.
     pub(crate) fn departed(&self) -> impl Iterator<Item = ConnectionId> {
-        self.nodes
-            .iter()
-            .filter(|node| !node.member)
-            .flat_map(|node| &node.shared)
-            .flatten()
-            .copied()
+        self.nodes.iter().filter(|node| !node.member).flat_map(Node::all_shared)
     }
 
     /// Whom to ask for the topology, in random order: all known nodes, those that cannot be reached
@@ -343,6 +340,7 @@ impl Node {
             member: false,
             unknown: false,
             shared: Vec::new(),
+            others: Vec::new(),
             failures: 0,
             retry_at: Instant::default(),
             shunned_until: Instant::default(),
@@ -354,10 +352,18 @@ impl Node {
 
     /// The connection on `lane`.
     pub(crate) fn shared(&self, lane: Lane) -> Option<ConnectionId> {
+        if lane.manner.identity.is_some() {
+            let mut others = self.others.iter();
+            return others.find(|(other, _)| *other == lane).map(|(_, connection)| *connection);
+        }
         self.shared.get(lane.index()).copied().flatten()
     }
 
     pub(crate) fn set_shared(&mut self, lane: Lane, connection: Option<ConnectionId>) {
+        if lane.manner.identity.is_some() {
+            self.others.retain(|(other, _)| *other != lane);
+            return self.others.extend(connection.map(|connection| (lane, connection)));
+        }
         if lane.index() >= self.shared.len() {
             self.shared.resize(lane.index() + 1, None);
         }
@@ -420,7 +426,12 @@ impl Node {
     }
 
     fn is_vacant(&self) -> bool {
-        !self.member && self.shared.iter().all(Option::is_none)
+        !self.member && self.all_shared().next().is_none()
+    }
+
+    fn all_shared(&self) -> impl Iterator<Item = ConnectionId> {
+        let others = self.others.iter().map(|(_, connection)| *connection);
+        self.shared.iter().flatten().copied().chain(others)
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Config {
     pub zone: Option<String>,
     /// Who may use the proxy; empty: everybody.
     pub users: Vec<User>,
+    /// Nodes say who a client is and what it may do; it has connections of its user.
+    pub auth_passthrough: bool,
     /// Errors and delays to be made up.
     pub faults: Vec<Fault>,
     /// Every Redis that a route names.
@@ -260,6 +262,9 @@ pub struct Limits {
     /// Clients that cache and are told of changes: each takes a connection to every node, or two;
     /// further ones are refused.
     pub tracking_clients: usize,
+    /// Users and databases that clients have at the same time, each with connections of its own; a
+    /// client that wants another one is refused.
+    pub identities: usize,
     /// Bytes of scripts that are remembered; the oldest are forgotten.
     pub script_bytes: usize,
 }
@@ -356,6 +361,7 @@ impl Default for Limits {
             mirror_bytes: 16 * 1024 * 1024,
             subscription_bytes: 256 * 1024 * 1024,
             tracking_clients: 1024,
+            identities: 256,
             script_bytes: 16 * 1024 * 1024,
         }
     }

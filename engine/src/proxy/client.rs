@@ -78,7 +78,7 @@ impl Proxy {
             return Ok(());
         };
         let mut sessions: Vec<_> =
-            self.sessions.iter().map(|(_, s)| s).filter(|s| filter.fits(s)).collect();
+            self.fellows(id).map(|(_, s)| s).filter(|s| filter.fits(s)).collect();
         sessions.sort_by_key(|session| session.client_id);
         let mut text = String::new();
         for session in sessions {
@@ -121,8 +121,7 @@ impl Proxy {
             }
         }
         let killed: Vec<SessionId> = self
-            .sessions
-            .iter()
+            .fellows(id)
             .filter(|(other, session)| {
                 filter.fits(session) && !session.closing && !(spares_itself && *other == id)
             })
@@ -169,6 +168,14 @@ impl Proxy {
         Ok(())
     }
 
+    /// Clients that a client may know of and do something to: where nodes say what users may do, those
+    /// of its own user, since no node can be asked about these.
+    pub(super) fn fellows(&self, id: SessionId) -> impl Iterator<Item = (SessionId, &Session)> {
+        let user = self.sessions.get(id).map(Session::user);
+        let all = !self.config.auth_passthrough;
+        self.sessions.iter().filter(move |(_, other)| all || Some(other.user()) == user)
+    }
+
     /// Closes a client, whatever it is still owed.
     pub(super) fn kill(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -209,7 +216,7 @@ impl Proxy {
         let protocol = if session.protocol == Protocol::Resp3 { 3 } else { 2 };
         let _ = writeln!(
             out,
-            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db=0 sub={} psub={} ssub={} \
+            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db={} sub={} psub={} ssub={} \
              multi={multi} qbuf={} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={} oll={} \
              omem=0 tot-mem=0 events=r cmd={command} user={} redir={redirect} resp={protocol}",
             session.client_id,
@@ -218,6 +225,7 @@ impl Proxy {
             String::from_utf8_lossy(&session.name),
             seconds(session.since),
             seconds(session.active),
+            self.login(session.identity).1,
             subscribed(TopicKind::Channel),
             subscribed(TopicKind::Pattern),
             subscribed(TopicKind::ShardChannel),

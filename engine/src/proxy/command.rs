@@ -7,7 +7,7 @@ use super::keyless::Destination;
 use super::{Cut, Proxy, Scratch};
 use crate::blocking::Blocking;
 use crate::command::{
-    self, CommandError, CommandSpec, Flags, KeysError, Lookup, Merge, Support, UNKNOWN,
+    self, CommandError, CommandSpec, Flags, KeysError, Local, Lookup, Merge, Support, UNKNOWN,
 };
 use crate::config::{FaultKind, ReadPolicy};
 use crate::request::{Owner, Part, Request, RequestId, Spread, State, SubRequestId, Way};
@@ -57,7 +57,15 @@ impl Proxy {
                 return Taken::Yes;
             }
         };
-        let support = spec.support_for(frame);
+        let support = match spec.support_for(frame) {
+            // The node knows whether the client may.
+            Support::Local(Local::AclWhoami | Local::Echo | Local::Ping)
+                if self.config.auth_passthrough =>
+            {
+                Support::AnyNode
+            }
+            support => support,
+        };
         if self.runs_alone(id, support) && !self.is_idle(id) {
             return Taken::NotYet;
         }
@@ -302,6 +310,7 @@ impl Proxy {
                     session.untimed = false;
                 }
                 request.protocol = session.protocol;
+                request.identity = session.identity;
                 request.silent = session.silent;
                 if session.is_tracking() {
                     request.tracked = true;

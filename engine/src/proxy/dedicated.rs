@@ -6,10 +6,9 @@ use super::Proxy;
 use crate::blocking::Blocking;
 use crate::cluster::NodeIndex;
 use crate::request::{Part, RequestId, State, Way};
-use crate::resp::Protocol;
 use crate::session::SessionId;
 use crate::time::Instant;
-use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
+use crate::upstream::{Connection, ConnectionId, Expect, Manner, Purpose};
 
 /// Connections kept for the next client that wants one.
 const SPARE: usize = 64;
@@ -24,13 +23,13 @@ impl Proxy {
         id: SessionId,
         cluster: usize,
         index: NodeIndex,
-        protocol: Protocol,
+        manner: Manner,
         now: Instant,
     ) -> Option<ConnectionId> {
         let address = self.clusters.get_mut(cluster)?.node_mut(index)?.address.clone();
         let leads_there = |id: ConnectionId| {
             self.connections.get(id).is_some_and(|connection| {
-                let speaks = |of| matches!(of, Purpose::Dedicated(_, speaks) if speaks == protocol);
+                let speaks = |of| matches!(of, Purpose::Dedicated(_, speaks) if speaks == manner);
                 connection.cluster == cluster
                     && connection.address == address
                     && speaks(connection.purpose)
@@ -46,7 +45,7 @@ impl Proxy {
                 if !self.may_connect(cluster, index, now) {
                     return None;
                 }
-                let purpose = Purpose::Dedicated(index, protocol);
+                let purpose = Purpose::Dedicated(index, manner);
                 self.open_connection(cluster, address, purpose, now)
             }
         };

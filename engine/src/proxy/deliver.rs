@@ -150,6 +150,9 @@ impl Proxy {
     /// after a made-up delay.
     pub(super) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
         let Some(request) = self.requests.waiting(id) else { return };
+        if let Some(claim) = request.claim.take() {
+            return self.conclude_claim(id, *claim, reply);
+        }
         if matches!(request.way, Way::Track) {
             return self.conclude_track(id, reply);
         }

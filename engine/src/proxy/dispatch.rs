@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use super::Proxy;
+use super::identity::ask_permit;
 use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, ReadPolicy};
 use crate::hold::Held;
+use crate::identity::Login;
 use crate::output::Queued;
 use crate::request::{Leave, Owner, Part, Request, RequestId, Stage, State, SubRequestId, Way};
 use crate::resp;
 use crate::session::Session;
 use crate::time::Instant;
-use crate::upstream::{Connection, ConnectionId, Expect, Handshake, Lane, Purpose};
+use crate::upstream::{Connection, ConnectionId, Expect, Handshake, Lane, Manner, Purpose};
 
 /// How long a command waits before it tries again where it was refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -79,17 +81,22 @@ impl Proxy {
         if let Way::Watch(given) = &mut request.way {
             *given = leave;
         }
-        let (way, session, protocol) = (request.way, request.session(), request.protocol);
-        let ordinary = Lane { protocol, number };
+        let (way, session) = (request.way, request.session());
+        let manner = Manner { protocol: request.protocol, identity: request.identity };
+        let ordinary = Lane { manner, number };
         let lane = if request.urgent { Lane { number: lanes, ..ordinary } } else { ordinary };
         let tracked = request.tracked;
+        let is_own_exec = request.exec.is_some() && manner.identity.is_some();
         let Some(&Part { cluster, stage, .. }) = request.part(sub_request.part) else { return };
         let connection = match (way, session) {
             (_, Some(session)) if tracked => {
-                self.tracked_connection(session, cluster, node, protocol, now)
+                self.tracked_connection(session, cluster, node, manner, now)
             }
             (Way::Blocking(_) | Way::Watch(_), Some(session)) => {
-                self.dedicated_connection(session, cluster, node, protocol, now)
+                self.dedicated_connection(session, cluster, node, manner, now)
+            }
+            (_, Some(session)) if is_own_exec => {
+                self.dedicated_connection(session, cluster, node, manner, now)
             }
             _ => self.shared_connection(cluster, node, lane, now),
         };
@@ -97,7 +104,9 @@ impl Proxy {
             if let Some(cluster) = self.clusters.get_mut(cluster) {
                 cluster.refresh.hurry_for_waiting(now);
             }
-            self.ask_heirs(cluster, node, ordinary, now);
+            // The topology is the proxy's own business.
+            let manner = Manner { identity: None, ..manner };
+            self.ask_heirs(cluster, node, Lane { manner, number }, now);
             return self.hold(sub_request, command, now);
         };
         if stage != Stage::New && self.would_overtake(sub_request, connection) {
@@ -260,9 +269,18 @@ impl Proxy {
         let fits = |credentials: &&Credentials| {
             credentials.address.as_ref().is_none_or(|only| only == address)
         };
+        let (login, database) = self.login(purpose.manner().identity);
+        let credentials = match login {
+            Login::Configured => cluster.config.credentials.iter().find(fits).cloned(),
+            Login::Nobody => None,
+            Login::User { name: username, password } => {
+                Some(Credentials { address: None, username, password })
+            }
+        };
         let is_shared = matches!(purpose, Purpose::Shared(..));
         Handshake {
-            credentials: cluster.config.credentials.iter().find(fits).cloned(),
+            credentials,
+            database,
             read_only: is_shared && self.routes.reads_from_replicas(),
             zone: is_shared && cluster.config.enable_zone_discovery,
         }
@@ -335,6 +353,14 @@ impl Proxy {
         }
         if connection.pipeline.is_empty() {
             connection.silent_since = now;
+        }
+        if request.identity.is_some() && (request.exec.is_some() || request.way.is_watch()) {
+            let watches = request.session().and_then(|session| self.sessions.get(session));
+            let watches = watches.and_then(|session| session.watch.connection()) == Some(id);
+            // What has been watched once could be.
+            if self.config.auth_passthrough && !watches {
+                ask_permit(&mut connection.pipeline);
+            }
         }
         if let Some(part) = request.part_mut(sub_request.part) {
             part.stage = Stage::Sent(id);

@@ -20,8 +20,9 @@ impl Proxy {
         self.stats.downstream().downstream_cx_total += 1;
         let client_id = self.next_client_id;
         self.next_client_id += 1;
-        let session =
-            self.sessions.insert(Session::new(client_id, self.config.users.is_empty(), now));
+        let mut session = Session::new(client_id, self.config.users.is_empty(), now);
+        session.identity = self.stranger;
+        let session = self.sessions.insert(session);
         for cluster in &mut self.clusters {
             cluster.refresh.note_client(now, &cluster.config);
         }

@@ -5,13 +5,14 @@ use super::client::check_switch;
 use crate::auth::{check_password, check_user};
 use crate::command::{CommandSpec, Local};
 use crate::config::User;
+use crate::identity::Greeting;
 use crate::request::{Owner, Request, RequestId, State, SubRequestId};
 use crate::resp::{Protocol, RequestFrame, encode};
 use crate::session::{Session, SessionId};
 use crate::time::Instant;
 
 /// Redis' words for a HELLO that should have had AUTH.
-const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, \
+pub(super) const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, \
                             otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
                             authenticate the client and select the RESP protocol version at the \
                             same time";
@@ -20,7 +21,8 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 #[derive(Debug, Default)]
 struct Hello<'a> {
     protocol: Option<Protocol>,
-    user: Option<&'a [u8]>,
+    /// With the password.
+    user: Option<(&'a [u8], &'a [u8])>,
     name: Option<&'a [u8]>,
 }
 
@@ -38,6 +40,7 @@ impl Proxy {
         let protocol = session.protocol;
         let first = frame.arg(1).unwrap_or_default();
         let result: Result<(), String> = match local {
+            Local::Auth if self.config.auth_passthrough => self.claim_user(id, spec, frame, now),
             Local::Auth => match authenticate(&self.config.users, frame) {
                 Ok(()) => {
                     session.authenticated = true;
@@ -101,7 +104,7 @@ impl Proxy {
                 self.answer(id, |out| encode::bulk(out, first));
                 Ok(())
             }
-            Local::Hello => return self.answer_hello(id, frame, len, now),
+            Local::Hello => return self.answer_hello(id, spec, frame, len, now),
             Local::Ping => match frame.len() {
                 1 => {
                     self.answer(id, |out| encode::simple(out, b"PONG"));
@@ -123,6 +126,7 @@ impl Proxy {
                 let subscribed = std::mem::take(&mut session.subscribed);
                 self.discard(id);
                 self.stop_tracking(id);
+                self.change_identity(id, self.stranger);
                 self.drop_subscriptions(id, subscribed);
                 self.answer(id, |out| encode::simple(out, b"RESET"));
                 Ok(())
@@ -137,7 +141,7 @@ impl Proxy {
                 });
                 Ok(())
             }
-            Local::Select => select(first).map(|()| self.answer_ok(id)),
+            Local::Select => self.select(id, spec, frame, now),
         };
         if let Err(text) = result {
             self.answer(id, |out| encode::error(out, text.as_bytes()));
@@ -162,23 +166,31 @@ impl Proxy {
 
     /// HELLO reports the version of the server, which is that of the nodes: it waits until one
     /// has told.
-    fn answer_hello(&mut self, id: SessionId, frame: &RequestFrame<'_>, len: usize, now: Instant) {
+    fn answer_hello(
+        &mut self,
+        id: SessionId,
+        spec: &'static CommandSpec,
+        frame: &RequestFrame<'_>,
+        len: usize,
+        now: Instant,
+    ) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let hello = match Hello::parse(&self.config.users, session.authenticated, frame) {
+        let users = (!self.config.auth_passthrough).then_some(&self.config.users[..]);
+        let hello = match Hello::parse(users, session.authenticated, frame) {
             Ok(hello) => hello,
             Err(text) => return self.answer(id, |out| encode::error(out, text.as_bytes())),
         };
+        let protocol = hello.protocol.unwrap_or(session.protocol);
+        let greeting = Greeting { protocol, name: hello.name.map(<[u8]>::to_vec) };
+        let is_stranger = self.stranger.is_some() && session.identity == self.stranger;
+        if users.is_none() && (hello.user.is_some() || is_stranger) {
+            return self.claim_hello(id, hello.user, greeting, spec, now);
+        }
         session.authenticated = true;
-        if let Some(user) = hello.user {
+        if let Some((user, _)) = hello.user {
             session.user = user.to_vec();
         }
-        let before = session.protocol;
-        session.protocol = hello.protocol.unwrap_or(session.protocol);
-        let switched = session.protocol != before;
-        if let Some(name) = hello.name {
-            session.name = name.to_vec();
-        }
-        let protocol = session.protocol;
+        self.greet(id, greeting);
         let cluster = self.default_cluster;
         if self.clusters.get(cluster).is_some_and(|cluster| cluster.is_known()) {
             let mut reply = self.buffers.take();
@@ -195,12 +207,21 @@ impl Proxy {
             }
             self.hold(SubRequestId { request, part: 0 }, &[], now);
         }
-        if switched {
+    }
+
+    /// Does what a HELLO asks for beside its reply.
+    pub(super) fn greet(&mut self, id: SessionId, Greeting { protocol, name }: Greeting) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let before = std::mem::replace(&mut session.protocol, protocol);
+        if let Some(name) = name {
+            session.name = name;
+        }
+        if protocol != before {
             self.restart_tracking(id);
         }
     }
 
-    fn write_hello(&self, id: SessionId, protocol: Protocol, out: &mut Vec<u8>) {
+    pub(super) fn write_hello(&self, id: SessionId, protocol: Protocol, out: &mut Vec<u8>) {
         /// Reported for servers that do not know HELLO and so do not tell their version.
         const BEFORE_HELLO: &[u8] = b"5.0.0";
         let version = match self.clusters.get(self.default_cluster) {
@@ -243,9 +264,10 @@ impl Session {
 
 impl<'a> Hello<'a> {
     /// Reads `HELLO [version [AUTH user password] [SETNAME name]]`; errors are redis-server's. It
-    /// succeeds only for a client that is, or is by this command, authenticated.
+    /// succeeds only for a client that is, or is by this command, authenticated; where nodes know the
+    /// `users`, they are to say so.
     fn parse(
-        users: &[User],
+        users: Option<&[User]>,
         mut authenticated: bool,
         frame: &RequestFrame<'a>,
     ) -> Result<Self, String> {
@@ -270,9 +292,11 @@ impl<'a> Hello<'a> {
             if option.eq_ignore_ascii_case(b"AUTH") {
                 let user = args.next().ok_or_else(syntax_error)?;
                 let password = args.next().ok_or_else(syntax_error)?;
-                check_user(users, user, password)?;
+                if let Some(users) = users {
+                    check_user(users, user, password)?;
+                }
                 authenticated = true;
-                hello.user = Some(user);
+                hello.user = Some((user, password));
             } else if option.eq_ignore_ascii_case(b"SETNAME") {
                 let name = args.next().ok_or_else(syntax_error)?;
                 check_name(name)?;
@@ -320,15 +344,4 @@ fn check_info(frame: &RequestFrame<'_>) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn select(index: &[u8]) -> Result<(), String> {
-    let index: i64 = std::str::from_utf8(index)
-        .ok()
-        .and_then(|index| index.parse().ok())
-        .ok_or("ERR value is not an integer or out of range")?;
-    if index == 0 {
-        return Ok(());
-    }
-    Err("ERR SELECT is not allowed in cluster mode".to_owned())
 }

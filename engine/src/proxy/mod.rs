@@ -1,7 +1,7 @@
 //! The owner of everything: sessions, requests, connections, clusters.
 //!
 //! Its parts follow the way of the bytes: `downstream` reads commands, `command` makes requests of
-//! them, `local` answers some itself, `pubsub` those about messages, `keyless` says where those without
+//! them, `local` answers some itself, `identity` has nodes say who a client may be, `pubsub` those about messages, `keyless` says where those without
 //! keys go, `dispatch` sends them to nodes, `upstream` takes in what nodes answer, `deliver` puts
 //! replies in order, `refresh` keeps the topology fresh.
 
@@ -13,6 +13,7 @@ mod dispatch;
 mod downstream;
 mod emulation;
 mod faults;
+mod identity;
 mod kept;
 mod keyless;
 mod local;
@@ -37,6 +38,7 @@ use crate::buffers::Buffers;
 use crate::cluster::Cluster;
 use crate::config::{Attribute, Config};
 use crate::hold::Hold;
+use crate::identity::{Identities, IdentityId, Login};
 use crate::output::{LogLevel, Output, Queued};
 use crate::pubsub::Registry;
 use crate::request::Requests;
@@ -85,6 +87,10 @@ pub struct Proxy {
     delayed: Vec<Delayed>,
     /// Connections that belonged to one client and wait for the next.
     spare: Vec<ConnectionId>,
+    /// As whom clients speak.
+    identities: Identities,
+    /// What a client is before it has said who it is; `None`: what the configuration says.
+    stranger: Option<IdentityId>,
     /// Clients that want to hear of changes because they cache.
     trackers: BTreeSet<SessionId>,
     /// Where replies of the proxy's own go while a transaction is put together.
@@ -143,6 +149,8 @@ impl Proxy {
         // Ids of different workers should not meet, and clients read them as doubles.
         let next_client_id = (rng.next() >> 44 << 32) + 1;
         let unknown_nodes = config.max_upstream_unknown_connections as usize;
+        let mut identities = Identities::new(config.limits.identities);
+        let stranger = config.auth_passthrough.then(|| identities.insert(Login::Nobody, 0));
         Self {
             default_cluster: config.routes.catch_all.as_ref().map_or(0, |route| route.cluster),
             scripts: Scripts::new(config.limits.script_bytes),
@@ -164,6 +172,8 @@ impl Proxy {
             pubsub: Registry::new(),
             delayed: Vec::new(),
             spare: Vec::new(),
+            identities,
+            stranger,
             trackers: BTreeSet::new(),
             captured: None,
             transaction_bytes: 0,
@@ -198,6 +208,7 @@ impl Proxy {
             self.close_stalled_connections(now);
             self.end_lost_waits(now);
             self.close_spare(now);
+            self.end_unused_identities(now);
             self.ping_quiet_subscribers(now);
             self.ping_quiet_trackers(now);
             self.keep_broadcasts(now);

@@ -16,12 +16,13 @@ use super::upstream::Fate;
 use crate::cluster::NodeIndex;
 use crate::command::{CommandSpec, Merge};
 use crate::config::ReadPolicy;
+use crate::identity::IdentityId;
 use crate::request::{Leave, Owner, Part, Request, RequestId, Spread, State, SubRequestId, Way};
 use crate::resp::{Protocol, Reply, encode};
 use crate::session::{Session, SessionId};
 use crate::time::Instant;
 use crate::tracking::{self, Tracking, Wish};
-use crate::upstream::{Connection, ConnectionId, Expect};
+use crate::upstream::{Connection, ConnectionId, Expect, Manner};
 
 /// A connection on which nothing has come for so long is asked for a sign of life: pushes might be
 /// what does not come.
@@ -33,7 +34,7 @@ impl Proxy {
     /// `CLIENT TRACKING`
     pub(super) fn track(&mut self, id: SessionId, command: &Command<'_>, now: Instant) {
         let before = self.sessions.get(id).and_then(|session| session.tracking.as_deref());
-        let wish = Wish::parse(&command.frame, before, |client_id| self.find_client(client_id));
+        let wish = Wish::parse(&command.frame, before, |client_id| self.find_client(id, client_id));
         match wish.and_then(|wish| self.check_wish(wish)) {
             Ok(Wish::On(tracking)) => self.start_tracking(id, tracking, command.spec, now),
             Ok(Wish::Off) => {
@@ -92,14 +93,14 @@ impl Proxy {
         id: SessionId,
         cluster: usize,
         node: NodeIndex,
-        protocol: Protocol,
+        manner: Manner,
         now: Instant,
     ) -> Option<ConnectionId> {
-        let listener = match protocol {
-            Protocol::Resp2 => Some(self.listener(id, cluster, node, now)?),
+        let listener = match manner.protocol {
+            Protocol::Resp2 => Some(self.listener(id, cluster, node, manner.identity, now)?),
             Protocol::Resp3 => None,
         };
-        let own = self.dedicated_connection(id, cluster, node, protocol, now)?;
+        let own = self.dedicated_connection(id, cluster, node, manner, now)?;
         let connection = self.connections.get_mut(own)?;
         if !connection.tracked {
             connection.tracked = true;
@@ -209,13 +210,13 @@ impl Proxy {
             let Some(session) = self.sessions.get(id).filter(|_| self.is_broadcast(id)) else {
                 continue;
             };
-            let protocol = session.protocol;
+            let manner = Manner { protocol: session.protocol, identity: session.identity };
             for index in self.routes.clusters() {
                 let Some(cluster) = self.clusters.get(index) else { continue };
                 let slots = cluster.lowest_slots();
                 let nodes: Vec<_> = slots.iter().filter_map(|slot| cluster.owner(*slot)).collect();
                 for node in nodes {
-                    self.tracked_connection(id, index, node, protocol, now);
+                    self.tracked_connection(id, index, node, manner, now);
                 }
             }
         }
@@ -373,9 +374,11 @@ impl Proxy {
         id: SessionId,
         cluster: usize,
         node: NodeIndex,
+        identity: Option<IdentityId>,
         now: Instant,
     ) -> Option<i64> {
-        let own = self.dedicated_connection(id, cluster, node, Protocol::Resp3, now)?;
+        let manner = Manner { protocol: Protocol::Resp3, identity };
+        let own = self.dedicated_connection(id, cluster, node, manner, now)?;
         let connection = self.connections.get_mut(own)?;
         connection.tracked = true;
         connection.node_id
@@ -419,8 +422,8 @@ impl Proxy {
         session.tracking.as_ref().is_some_and(|tracking| tracking.is_broadcast()) && !begins
     }
 
-    fn find_client(&self, client_id: u64) -> Option<SessionId> {
-        let mut sessions = self.sessions.iter();
+    fn find_client(&self, id: SessionId, client_id: u64) -> Option<SessionId> {
+        let mut sessions = self.fellows(id);
         let found =
             sessions.find(|(_, session)| session.client_id == client_id && !session.closing);
         found.map(|(id, _)| id)

@@ -22,6 +22,9 @@ const NOT_IN_MULTI: &[u8] = b"ERR Command not allowed inside a transaction";
 const SUBSCRIBE_IN_MULTI: &[u8] =
     b"ERR this proxy does not change subscriptions inside a transaction: do it before or after";
 
+const SELECT_IN_MULTI: &[u8] =
+    b"ERR this proxy does not change the database inside a transaction: do it before or after";
+
 const MANY_NODES: &[u8] =
     b"CROSSSLOT the command concerns all nodes of the cluster: they cannot take part in one transaction";
 
@@ -39,12 +42,15 @@ impl Proxy {
             Support::Block | Support::Subscribe(_) | Support::Transaction(Verb::Watch) => {
                 session.transaction.is_none()
             }
-            Support::Transaction(Verb::Exec) => session.watch != Watch::None,
+            Support::Transaction(Verb::Exec) => {
+                session.watch != Watch::None || session.identity.is_some()
+            }
             Support::Track => true,
             Support::EveryPrimary(_) | Support::Scan | Support::Wait(_) => {
                 session.transaction.is_none()
             }
-            Support::Local(Local::Hello | Local::Reset) => true,
+            Support::Local(Local::Hello | Local::Reset | Local::Select) => true,
+            Support::Local(Local::Auth) => self.config.auth_passthrough,
             _ => false,
         }
     }
@@ -253,6 +259,9 @@ impl Proxy {
         if way == Way::Shared {
             self.mirror_transaction(&exec, &unit, now);
         }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.alone |= session.identity.is_some();
+        }
         if let Some(request) = self.requests.get_mut(request) {
             request.read_only = exec.target.read_only;
             request.exec = Some(Box::new(exec));
@@ -329,6 +338,10 @@ impl Proxy {
             | Support::Unblock
             | Support::Local(Local::ClientReply | Local::Cluster | Local::Hello) => {
                 Err(error(NOT_IN_MULTI))
+            }
+            Support::Local(Local::Auth) if self.config.auth_passthrough => Err(error(NOT_IN_MULTI)),
+            Support::Local(Local::Select) if self.changes_database(id, &command.frame) => {
+                Err(error(SELECT_IN_MULTI))
             }
             Support::Local(_) => {
                 self.add(id, |transaction| transaction.push_local(bytes));

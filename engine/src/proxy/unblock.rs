@@ -27,7 +27,7 @@ impl Proxy {
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`
     pub(super) fn client_unblock(&mut self, id: SessionId, command: &Command<'_>, now: Instant) {
         let blocked = match read(&command.frame) {
-            Ok((client_id, _)) => self.blocked(client_id),
+            Ok((client_id, _)) => self.blocked(id, client_id),
             Err(text) => {
                 self.stats.fail(command.spec);
                 return self.answer(id, |out| encode::error(out, text.as_bytes()));
@@ -53,8 +53,8 @@ impl Proxy {
     }
 
     /// Where nodes keep a command of this client waiting.
-    fn blocked(&self, client_id: i64) -> Vec<Blocked> {
-        let mut sessions = self.sessions.iter().map(|(_, session)| session);
+    fn blocked(&self, id: SessionId, client_id: i64) -> Vec<Blocked> {
+        let mut sessions = self.fellows(id).map(|(_, session)| session);
         let session = sessions.find(|session| i64::try_from(session.client_id) == Ok(client_id));
         let own = session.into_iter().flat_map(|session| &session.dedicated);
         let waiting = own.filter_map(|own| self.connections.get(*own));

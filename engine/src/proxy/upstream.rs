@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Proxy;
 use crate::cluster::{Cluster, ErrorReply, Redirection, parse_epoch, parse_zone};
 use crate::config::ReadPolicy;
+use crate::identity::Login;
 use crate::output::{LogLevel, Queued};
 use crate::request::{Leave, SubRequestId, Way};
 use crate::resp::{Limits, Reply};
@@ -176,6 +177,10 @@ impl Proxy {
                 Fate::Kept
             }
             Expect::Login => self.handle_login(id, reply, now),
+            Expect::Database | Expect::Permit => match Reply::new(reply).error_line() {
+                Some(_) => self.refuse_all(id, reply),
+                None => Fate::Kept,
+            },
             Expect::ClientId => {
                 if let Some(connection) = self.connections.get_mut(id) {
                     connection.node_id = Reply::new(reply).integer();
@@ -372,6 +377,10 @@ impl Proxy {
     /// A node that refuses the credentials executes nothing: whatever was to follow is told so.
     fn handle_login(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
         let Some(error) = Reply::new(reply).error_line() else { return Fate::Kept };
+        let Some(connection) = self.connections.get(id) else { return Fate::Closed };
+        if self.login(connection.purpose.manner().identity).0 != Login::Configured {
+            return self.refuse_all(id, reply);
+        }
         let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
         let error = String::from_utf8_lossy(error).into_owned();
         let text =
@@ -398,12 +407,15 @@ impl Proxy {
     }
 
     fn handle_hello(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
-        let reply = Reply::new(reply);
+        let (whole, reply) = (reply, Reply::new(reply));
         let Some(connection) = self.connections.get(id) else { return Fate::Closed };
         if let Some(error) = reply.error_line() {
             // A RESP2 connection is as good without HELLO: servers before 6.0 do not know it.
             if connection.purpose == Purpose::Refresh {
                 return Fate::Kept;
+            }
+            if self.login(connection.purpose.manner().identity).0 == Login::Nobody {
+                return self.refuse_all(id, whole);
             }
             let reason = format!("it answered HELLO with '{}'", String::from_utf8_lossy(error));
             return self.refuse(id, &reason, now);
@@ -524,7 +536,7 @@ impl Proxy {
     }
 
     /// Takes a connection out of the place where its node's clients find it.
-    fn forget_shared(&mut self, id: ConnectionId) {
+    pub(super) fn forget_shared(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
         let Purpose::Shared(index, lane) = connection.purpose else { return };
         let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };

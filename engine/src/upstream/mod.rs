@@ -9,6 +9,7 @@ pub(crate) use pipeline::{Expect, Pipeline};
 use crate::arena::Key;
 use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, Secret};
+use crate::identity::IdentityId;
 use crate::resp::{self, Protocol, Scanner};
 use crate::session::SessionId;
 use crate::stats::Tally;
@@ -60,8 +61,8 @@ pub struct Connection {
 pub(crate) enum Purpose {
     /// Ordinary commands of many clients.
     Shared(NodeIndex, Lane),
-    /// Commands of one client at a time, in this version.
-    Dedicated(NodeIndex, Protocol),
+    /// Commands of one client at a time.
+    Dedicated(NodeIndex, Manner),
     /// Subscriptions of many clients.
     Subscriber,
     /// One CLUSTER SLOTS.
@@ -71,26 +72,49 @@ pub(crate) enum Purpose {
 /// Which of a node's shared connections is meant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Lane {
-    /// The version that its clients speak.
-    pub(crate) protocol: Protocol,
+    pub(crate) manner: Manner,
     /// A client keeps to one lane, so that its commands stay in order.
     pub(crate) number: u32,
+}
+
+/// What the clients of a connection have in common.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Manner {
+    /// The version that they speak.
+    pub(crate) protocol: Protocol,
+    /// As whom they do; `None`: as the configuration says, in database 0.
+    pub(crate) identity: Option<IdentityId>,
 }
 
 /// What a node must hear first.
 #[derive(Debug, Default)]
 pub(crate) struct Handshake {
     pub(crate) credentials: Option<Credentials>,
+    pub(crate) database: i64,
     /// Replicas are to answer reads.
     pub(crate) read_only: bool,
     /// The node is to tell which zone it is in.
     pub(crate) zone: bool,
 }
 
+impl Purpose {
+    /// What the clients of such a connection have in common.
+    pub(crate) fn manner(self) -> Manner {
+        match self {
+            Self::Shared(_, Lane { manner, .. }) | Self::Dedicated(_, manner) => manner,
+            Self::Subscriber | Self::Refresh => Manner::default(),
+        }
+    }
+
+    fn protocol(self) -> Protocol {
+        self.manner().protocol
+    }
+}
+
 impl Lane {
-    /// A small number that no other lane has.
+    /// A small number that no other lane of the same identity has.
     pub(crate) fn index(self) -> usize {
-        let protocol = usize::from(self.protocol == Protocol::Resp3);
+        let protocol = usize::from(self.manner.protocol == Protocol::Resp3);
         (self.number as usize).saturating_mul(2).saturating_add(protocol)
     }
 }
@@ -139,21 +163,27 @@ impl Connection {
                 None => self.say(Expect::Login, &[b"AUTH", password.reveal()]),
             }
         }
-        match self.purpose {
-            Purpose::Shared(_, Lane { protocol: Protocol::Resp2, .. }) | Purpose::Subscriber => {}
+        match (self.purpose, self.purpose.protocol()) {
             // In RESP3, HELLO tells.
-            Purpose::Dedicated(_, Protocol::Resp2) => {
+            (Purpose::Dedicated(..), Protocol::Resp2) => {
                 self.say(Expect::ClientId, &[b"CLIENT", b"ID"]);
             }
-            Purpose::Shared(_, Lane { protocol: Protocol::Resp3, .. })
-            | Purpose::Dedicated(_, Protocol::Resp3) => {
+            (Purpose::Shared(..) | Purpose::Subscriber, Protocol::Resp2) => {}
+            (
+                Purpose::Shared(..) | Purpose::Dedicated(..) | Purpose::Subscriber,
+                Protocol::Resp3,
+            ) => {
                 self.say(Expect::Hello, &[b"HELLO", b"3"]);
             }
-            Purpose::Refresh => {
+            (Purpose::Refresh, _) => {
                 self.say(Expect::Hello, &[b"HELLO", b"2"]);
                 self.say(Expect::Epoch, &[b"CLUSTER", b"INFO"]);
                 self.say(Expect::Topology, &[b"CLUSTER", b"SLOTS"]);
             }
+        }
+        if handshake.database != 0 {
+            let database = handshake.database.to_string();
+            self.say(Expect::Database, &[b"SELECT", database.as_bytes()]);
         }
         if handshake.zone {
             self.say(Expect::Zone, &[b"INFO", b"server"]);

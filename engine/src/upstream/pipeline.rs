@@ -48,6 +48,10 @@ pub(crate) enum Expect {
     Zone,
     /// The reply to AUTH.
     Login,
+    /// The reply to SELECT.
+    Database,
+    /// The reply to the EXEC of an empty transaction: whether the user may have one with commands.
+    Permit,
     /// The reply to HELLO, which says which version of Redis answers.
     Hello,
     /// The reply to CLUSTER INFO, which says how much the node has heard.

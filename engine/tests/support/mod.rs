@@ -1,6 +1,7 @@
 //! A driver with a virtual clock, and a model of a Redis Cluster for it to talk to.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
+pub mod acl;
 pub mod metrics;
 pub mod pubsub;
 pub mod redis;

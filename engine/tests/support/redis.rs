@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use slotmesh_engine::Slot;
 use slotmesh_engine::resp::{Limits, Parsed, Protocol, RequestFrame, RequestParser, encode};
 
+use super::acl::{Account, Acl};
 use super::pubsub::{Board, Topics};
 use super::tracking::{Change, Tracker};
 
@@ -36,6 +37,8 @@ pub struct Peer {
     watched: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// A command that waits.
     blocked: Option<Vec<u8>>,
+    /// As whom it is known.
+    account: Account,
     /// What the connection is subscribed to.
     pub topics: Topics,
     /// What the node tracks by it.
@@ -59,6 +62,8 @@ pub struct FakeCluster {
     pub full: BTreeSet<String>,
     /// What AUTH has to say before anything else is answered.
     pub password: Option<String>,
+    /// Users and databases.
+    pub acl: Acl,
     /// What INFO says of some nodes' zones, by address.
     pub zones: BTreeMap<String, String>,
     /// Every command needs no slot to be served here, and there is no topology.
@@ -116,6 +121,7 @@ impl FakeCluster {
             replicas: BTreeMap::new(),
             full: BTreeSet::new(),
             password: None,
+            acl: Acl::default(),
             zones: BTreeMap::new(),
             standalone: false,
             owners,
@@ -300,6 +306,13 @@ impl FakeCluster {
                 return encode::error(&mut peer.output, b"NOAUTH Authentication required.");
             }
         }
+        let start = peer.output.len();
+        if self.acl.answer(&mut peer.account, frame, &mut peer.output) {
+            if let (Some(multi), Some(b'-')) = (&mut peer.multi, peer.output.get(start)) {
+                multi.aborted = true;
+            }
+            return;
+        }
         match &name[..] {
             b"HELLO" => return self.answer_hello(peer, frame),
             b"CLUSTER" if frame.arg(1) == Some(b"INFO") => {
@@ -383,7 +396,9 @@ impl FakeCluster {
                 encode::simple(&mut peer.output, b"OK");
             }
             _ => {
-                let multi = peer.multi.take().expect("MULTI before EXEC");
+                let Some(multi) = peer.multi.take() else {
+                    return encode::error(&mut peer.output, b"ERR EXEC without MULTI");
+                };
                 let watched = std::mem::take(&mut peer.watched);
                 let data = &self.nodes[node].data;
                 if multi.aborted {

@@ -40,6 +40,12 @@ fn a_wrong_word_is_named_by_its_path() {
             &fault(&all.replace("100", r#"1, "denominator": "TEN""#)),
             "faults[0].fault_enabled.default_value.denominator: unknown variant `TEN`",
         ),
+        (Root, r#""auth_passthrough": "yes""#, "auth_passthrough: invalid type: string"),
+        (
+            Root,
+            r#""auth_passthrough": true, "users": [{"name": "a", "passwords": [{"inline_string": "b"}]}]"#,
+            "auth_passthrough: cannot be combined with downstream_auth_* or users",
+        ),
         (Root, r#""users": [{}]"#, "users[0].name: is required"),
         (Root, r#""users": [{"name": ""}]"#, "users[0].name: is empty"),
         (Root, r#""users": [{"name": "a"}]"#, "users[0].passwords: needs at least one"),

@@ -67,6 +67,8 @@ struct RawConfig {
     downstream_auth_password: Option<DataSource>,
     #[serde(alias = "downstreamAuthPasswords")]
     downstream_auth_passwords: Option<Vec<DataSource>>,
+    #[serde(alias = "authPassthrough")]
+    auth_passthrough: Option<bool>,
     #[serde(alias = "externalAuthProvider")]
     external_auth_provider: Option<IgnoredAny>,
     faults: Option<Vec<RawFault>>,
@@ -147,7 +149,7 @@ impl RawConfig {
         Field::new("external_auth_provider").unsupported(
             self.external_auth_provider,
             "asking a gRPC service about each AUTH is not implemented; \
-             use downstream_auth_passwords or users",
+             use downstream_auth_passwords, users or auth_passthrough",
         )?;
         reader.no_effect(
             &Field::new("custom_commands"),
@@ -180,6 +182,12 @@ impl RawConfig {
             users: self.users,
         }
         .check(reader)?;
+        let auth_passthrough = self.auth_passthrough.unwrap_or(false);
+        if auth_passthrough && !users.is_empty() {
+            let reason = "cannot be combined with downstream_auth_* or users: either Redis or the \
+                          proxy says who a client is";
+            return Err(Field::new("auth_passthrough").refuse(reason));
+        }
         let faults = Field::new("faults").each(self.faults, |at, fault| fault.check(at, reader))?;
         let stat_prefix = Field::new("stat_prefix").not_empty(self.stat_prefix)?;
         Ok(Config {
@@ -195,6 +203,7 @@ impl RawConfig {
             cluster_emulation: settings.cluster_emulation,
             zone: settings.zone,
             users,
+            auth_passthrough,
             faults,
             clusters,
             routes,

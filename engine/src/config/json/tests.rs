@@ -301,6 +301,8 @@ fn users_are_envoys_one_and_further_ones() {
            "downstream_auth_passwords": [{"inline_string": "a"}]"#,
     );
     assert_eq!(named.users[0].name, "eve");
+    assert!(!named.auth_passthrough);
+    assert!(with(Place::Root, r#""authPassthrough": true"#).auth_passthrough);
 }
 
 #[test]

@@ -11,6 +11,10 @@ use crate::resp::{RequestFrame, encode};
 use crate::session::SessionId;
 use crate::time::Instant;
 
+/// One subscription serves clients of several users: no node could say who may hear what.
+const NOT_FOR_USERS: &[u8] =
+    b"ERR subscriptions cannot be used through this proxy: it passes users through (auth_passthrough)";
+
 impl Proxy {
     /// Subscribes a client, which is told so when nodes have confirmed all of it: what is published
     /// from then on, it hears.
@@ -24,6 +28,10 @@ impl Proxy {
         let Some(cluster) = self.routes.keyless().map(|route| route.cluster) else {
             return self.answer_no_route(id, command.spec);
         };
+        if self.config.auth_passthrough {
+            self.stats.fail(command.spec);
+            return self.answer(id, |out| encode::error(out, NOT_FOR_USERS));
+        }
         let names = || command.frame.args().skip(1);
         let cost = names().fold(0_usize, |cost, name| cost.saturating_add(Registry::cost(name)));
         if self.pubsub.bytes().saturating_add(cost) > self.config.limits.subscription_bytes {

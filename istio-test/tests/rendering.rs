@@ -87,6 +87,23 @@ fn an_istio_before_1_28_is_left_alone() {
 }
 
 #[test]
+fn the_empty_module_is_for_the_istios_whose_v8_must_come_early() {
+    let mut objects = kustomize::build(&locate::workspace().join("istio/early-v8")).unwrap();
+    for object in &mut objects {
+        object["metadata"]["namespace"] = "redis-client".into();
+    }
+    for (version, has) in [("1.28.0", true), ("1.29.4", true), ("1.30.3", true), ("1.31.0", false)]
+    {
+        let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
+        let found = rendered(&client, &objects);
+        assert_eq!(has_cluster(&found, "slotmesh_early_v8"), has, "{version}");
+        assert_eq!(filters(&found, "10.96.0.10_6379"), [TCP_PROXY], "{version}");
+        let gateway = rendered(&Proxy { gateway: true, ..client }, &objects);
+        assert_eq!(has_cluster(&gateway, "slotmesh_early_v8"), has, "{version}");
+    }
+}
+
+#[test]
 fn other_ports_other_pods_and_other_namespaces_are_left_alone() {
     let mut unlabelled = Proxy::client("client");
     unlabelled.labels.clear();

@@ -8,13 +8,13 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use slotmesh_istio_test::{Mesh, Proxy, Pull, Sidecar, image};
+use slotmesh_istio_test::{Mesh, Pull, Sidecar, image};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer};
 use support::{
     Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
-    passed, services, wait_for_answer, wait_for_line,
+    passed, services, sidecar, wait_for_answer, wait_for_line,
 };
 
 const BASES: [&str; 2] = ["envoyfilter", "wasmplugin"];
@@ -32,7 +32,7 @@ fn redis_cli_walks_through_sharding_by_each_base() {
         mesh.place(SEED, node.to_string()).unwrap();
         mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
         mesh.apply(&base(name)).unwrap();
-        let client = mesh.start(Proxy::client("client")).unwrap();
+        let client = mesh.start(sidecar("client")).unwrap();
         let proxy = RedisCli::on_port(client.addr(REDIS).unwrap().port());
         sharding(&proxy, &nodes, &mut std::io::sink()).unwrap();
         assert!(passed(&client) > 0, "{name}: the guard saw no client");
@@ -93,7 +93,7 @@ fn a_module_that_arrives_late_is_waited_for() {
         let world = World::start();
         world.mesh.publish(IMAGE, Pull::Pending).unwrap();
         world.mesh.apply(&base(name)).unwrap();
-        let proxy = Proxy::client("client");
+        let proxy = sidecar("client");
         let client = thread::scope(|scope| {
             let client = scope.spawn(|| world.client());
             until("the sidecar to ask for the tunnel", PATIENCE, || {
@@ -120,7 +120,7 @@ fn a_live_listener_serves_as_before_until_the_module_has_arrived() {
     let patient: Vec<Value> = serde_json::from_str(&patient).unwrap();
     world.mesh.apply(&patient).unwrap();
     until("the sidecar to ask for the tunnel", PATIENCE, || {
-        let asked = world.mesh.was_asked_for(&Proxy::client("client"), "slotmesh.tunnel");
+        let asked = world.mesh.was_asked_for(&sidecar("client"), "slotmesh.tunnel");
         Ok(if asked { Probe::Ready(()) } else { Probe::NotYet("not yet".to_owned()) })
     })
     .unwrap();
@@ -281,10 +281,10 @@ fn an_unreachable_seed_is_named_in_the_log_and_clients_are_told() {
 fn two_workloads_have_it_and_a_third_that_has_not_opted_in_is_left_alone() {
     let world = World::start();
     world.mesh.apply(&base("envoyfilter")).unwrap();
-    let mut bystander = Proxy::client("bystander");
+    let mut bystander = sidecar("bystander");
     bystander.labels.clear();
     let bystander = world.mesh.start(bystander).unwrap();
-    let clients = ["one", "two"].map(|name| world.mesh.start(Proxy::client(name)).unwrap());
+    let clients = ["one", "two"].map(|name| world.mesh.start(sidecar(name)).unwrap());
     let [one, two] = &clients;
     assert_eq!(ask(one.addr(REDIS).unwrap(), "SET a 1").unwrap(), "+OK");
     assert_eq!(ask(two.addr(REDIS).unwrap(), "INCR a").unwrap(), ":2");

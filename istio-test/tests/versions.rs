@@ -4,9 +4,12 @@
 mod support;
 
 use slotmesh_istio_test::{Mesh, Proxy, image};
+use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, Port, RedisCluster, locate, or_skip};
-use support::{DIGEST, IMAGE, REDIS, SEED, base, passed, services};
+use support::{
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, World, ask, base, passed, services, wait_for_answer,
+};
 
 #[test]
 fn istio_1_28_with_envoy_1_36() {
@@ -16,6 +19,29 @@ fn istio_1_28_with_envoy_1_36() {
 #[test]
 fn istio_1_31_with_envoy_1_39() {
     walk_through("1.31.0", "1.39.3");
+}
+
+/// Without the empty module that it starts with, this sidecar crashes where the processor has memory
+/// protection keys: istio/early-v8 says why.
+#[test]
+fn it_comes_to_a_running_sidecar_of_istio_1_28_that_has_started_with_v8() {
+    let Some(binary) = or_skip(locate::envoy_of("1.36.4")) else { return };
+    let world = World::start();
+    let version = "1.28.0".to_owned();
+    let proxy = Proxy { version, envoy: Some(binary), ..Proxy::client("client") };
+    let client = world.mesh.start(proxy).unwrap();
+    let addr = client.addr(REDIS).unwrap();
+    assert_eq!(ask(addr, "PING").unwrap(), "+PONG");
+    assert_eq!(passed(&client), 0);
+    world.mesh.apply(&base("envoyfilter")).unwrap();
+    until("new clients to be the router's", PATIENCE, || {
+        ask(addr, "PING")?;
+        let now = passed(&client);
+        Ok(if now > 0 { Probe::Ready(()) } else { Probe::NotYet("none was".to_owned()) })
+    })
+    .unwrap();
+    wait_for_answer(addr, "SET a 1", "+OK");
+    assert_eq!(client.refusals(), Vec::<String>::new());
 }
 
 fn walk_through(istio: &str, envoy: &str) {

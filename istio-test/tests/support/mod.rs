@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::Command;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -36,6 +37,24 @@ pub(crate) fn base(name: &str) -> Vec<Value> {
     kustomize::build(&manifests().join("base").join(name)).unwrap()
 }
 
+/// What the sidecars of some Istios must have started with before a module may come to them.
+pub(crate) fn early_v8() -> Vec<Value> {
+    kustomize::build(&manifests().join("early-v8")).unwrap()
+}
+
+/// A client's sidecar, of the Istio whose Envoy is under test.
+pub(crate) fn sidecar(name: &str) -> Proxy {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let version = Command::new(locate::envoy().unwrap()).arg("--version").output().unwrap();
+        let version = String::from_utf8(version.stdout).unwrap();
+        let minor = version.split("/1.").nth(1).and_then(|rest| rest.split('.').next());
+        // Istio 1.28 has Envoy 1.36, and so on.
+        let minor: u32 = minor.and_then(|minor| minor.parse().ok()).unwrap();
+        format!("1.{}.0", minor - 8)
+    });
+    Proxy { version: VERSION.clone(), ..Proxy::client(name) }
+}
+
 /// Two services: one before `node`, and `other`, which is no business of Slotmesh's.
 pub(crate) fn services(node: SocketAddr, other: SocketAddr) -> Vec<Service> {
     let service = |host: &str, address: &str, port, endpoint| Service {
@@ -53,7 +72,7 @@ pub(crate) fn services(node: SocketAddr, other: SocketAddr) -> Vec<Service> {
 }
 
 /// A Redis Cluster of one node, and a mesh that calls it by the name of the base manifests. Its image can
-/// be pulled.
+/// be pulled, and its sidecars start ready for it.
 pub(crate) struct World {
     pub(crate) mesh: Arc<Mesh>,
     _node: RedisServer,
@@ -70,11 +89,12 @@ impl World {
         let mesh = Mesh::new(services(node.addr(), other.addr())).unwrap();
         mesh.place(SEED, node.addr().to_string()).unwrap();
         mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
+        mesh.apply(&early_v8()).unwrap();
         Self { mesh, _node: node, _other: other, _bus: bus }
     }
 
     pub(crate) fn client(&self) -> Sidecar {
-        self.mesh.start(Proxy::client("client")).unwrap()
+        self.mesh.start(sidecar("client")).unwrap()
     }
 }
 

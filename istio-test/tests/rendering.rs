@@ -87,6 +87,22 @@ fn an_istio_before_1_28_is_left_alone() {
 }
 
 #[test]
+fn a_client_that_does_not_read_is_closed_where_envoy_can() {
+    for name in ["envoyfilter", "wasmplugin"] {
+        for (version, timeout) in [("1.28.0", json!(null)), ("1.31.0", json!("60s"))] {
+            let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
+            let found = rendered(&client, &base(name)).listeners;
+            for listener in found {
+                let timeout =
+                    if listener["name"] == "10.96.0.10_6379" { &timeout } else { &json!(null) };
+                let found = &listener["per_connection_buffer_high_watermark_timeout"];
+                assert_eq!(found, timeout, "{name} {version} {}", listener["name"]);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_empty_module_is_for_the_istios_whose_v8_must_come_early() {
     let mut objects = kustomize::build(&locate::workspace().join("istio/early-v8")).unwrap();
     for object in &mut objects {

@@ -1,6 +1,8 @@
 //! What istiod makes of WasmPlugins of type NETWORK: a filter without configuration in each listener,
 //! and an extension configuration that Envoy asks for.
 
+use std::slice;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
@@ -9,6 +11,9 @@ use crate::proxy::Proxy;
 const WASM: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 
+/// The label by which the pods of a Gateway of the Kubernetes Gateway API are known.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// What the module's digest is called where none is given.
 const NO_DIGEST: &str = "nil";
 
@@ -16,7 +21,7 @@ const NO_DIGEST: &str = "nil";
 pub(crate) fn select<'a>(objects: &'a [Value], proxy: &Proxy) -> Result<Vec<&'a Value>> {
     let mut plugins: Vec<&Value> = objects
         .iter()
-        .filter(|object| object["kind"] == "WasmPlugin" && proxy.selects(object))
+        .filter(|object| object["kind"] == "WasmPlugin" && is_attached(object, proxy))
         .collect();
     for plugin in &plugins {
         ensure!(
@@ -32,6 +37,28 @@ pub(crate) fn select<'a>(objects: &'a [Value], proxy: &Proxy) -> Result<Vec<&'a 
         (phase.unwrap_or(phases.len()), -priority)
     });
     Ok(plugins)
+}
+
+/// Whether it is for `proxy`: by its selector, or by naming the Gateway whose pod that is. Whatever names
+/// something else is for waypoints, which are not rendered here.
+fn is_attached(plugin: &Value, proxy: &Proxy) -> bool {
+    let spec = &plugin["spec"];
+    let targets = match spec["targetRefs"].as_array() {
+        Some(targets) if !targets.is_empty() => targets.as_slice(),
+        _ => slice::from_ref(&spec["targetRef"]),
+    };
+    if targets.iter().all(Value::is_null) {
+        return proxy.selects(plugin);
+    }
+    let namespace = &plugin["metadata"]["namespace"];
+    let Some(gateway) = proxy.labels.get(GATEWAY_NAME) else { return false };
+    *namespace == proxy.namespace
+        && targets.iter().any(|target| {
+            target["group"] == "gateway.networking.k8s.io"
+                && target["kind"] == "Gateway"
+                && target["name"] == *gateway
+                && (target["namespace"].is_null() || target["namespace"] == *namespace)
+        })
 }
 
 /// Whether it is for what this proxy sends to services on `port`.

@@ -76,6 +76,28 @@ fn a_wasmplugin_is_named_as_each_istio_names_it() {
     }
 }
 
+/// One that names a Gateway is for no sidecar, whatever its selector says.
+#[test]
+fn a_wasmplugin_with_target_refs_is_for_the_gateway_that_it_names() {
+    let gateway = |name: &str| {
+        let label = ("gateway.networking.k8s.io/gateway-name".to_owned(), name.to_owned());
+        Proxy { gateway: true, labels: [label].into(), ..Proxy::client(name) }
+    };
+    let elsewhere = Proxy { namespace: "other".to_owned(), ..gateway("edge") };
+    let target = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"});
+    for (target, has) in [
+        (target.clone(), [true, false, false, false]),
+        (json!({"group": "", "kind": "Service", "name": "edge"}), [false; 4]),
+    ] {
+        let mut plugin = base("wasmplugin");
+        plugin.retain(|object| object["kind"] == "WasmPlugin");
+        plugin[0]["spec"]["targetRefs"] = json!([target]);
+        let proxies = [&gateway("edge"), &gateway("inner"), &elsewhere, &Proxy::client("client")];
+        let found = proxies.map(|proxy| !rendered(proxy, &plugin).extensions.is_empty());
+        assert_eq!(found, has, "{target}");
+    }
+}
+
 #[test]
 fn an_istio_before_1_28_is_left_alone() {
     for version in ["1.27.3", "1.9.0", "1.3.0"] {

@@ -70,7 +70,10 @@ OUTCOMES = {
     "EveryPrimary::Info": ("fanned out", "to every primary; as of one server with all keys"),
     "EveryPrimary::Latest": ("fanned out", "to every primary; the newest entries"),
     "EveryPrimary::Least": ("fanned out", "to every primary; the least number"),
-    "EveryPrimary::LeastOfEach": ("fanned out", "to every primary; 1 where each says so"),
+    "EveryPrimary::LastOrAll": (
+        "fanned out",
+        "to every primary; 1 for what each knows, or the proxy, which brings it to whom it is run at",
+    ),
     "EveryPrimary::Running": ("fanned out", "to every primary; the one that tells of a running script"),
     "EveryPrimary::SumOfEach": ("fanned out", "to every primary; for each name, the sum"),
     "EveryPrimary::Union": ("fanned out", "to every primary; all elements, each once"),

@@ -31,6 +31,7 @@ pub(crate) fn write(
             encode::integer(out, integers?.into_iter().min()?);
         }
         Merge::LeastOfEach => write_least_of_each(replies, out)?,
+        Merge::LastOrAll => write_last_or_all(replies, out)?,
         Merge::Concat => {
             let elements = || values().flat_map(|reply| reply.elements());
             encode::array_header(out, elements().count());
@@ -70,6 +71,22 @@ pub(crate) fn write(
 }
 
 fn write_least_of_each(replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    write_integers(&least_of_each(replies)?, out);
+    Some(())
+}
+
+/// The flags of the last array, and those that all others have.
+fn write_last_or_all(replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
+    let (last, others) = replies.split_last()?;
+    let (mut flags, all) = (least_of_each(&[last])?, least_of_each(others)?);
+    (flags.len() == all.len()).then_some(())?;
+    flags.iter_mut().zip(all).for_each(|(flag, all)| *flag = all.max(*flag));
+    write_integers(&flags, out);
+    Some(())
+}
+
+/// The integers of arrays, each the least of those in its place.
+fn least_of_each(replies: &[&[u8]]) -> Option<Vec<i64>> {
     let mut least: Vec<i64> = Vec::new();
     for (number, reply) in replies.iter().enumerate() {
         let integers: Option<Vec<_>> =
@@ -82,9 +99,12 @@ fn write_least_of_each(replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
         (least.len() == integers.len()).then_some(())?;
         least.iter_mut().zip(integers).for_each(|(least, integer)| *least = integer.min(*least));
     }
-    encode::array_header(out, least.len());
-    least.into_iter().for_each(|integer| encode::integer(out, integer));
-    Some(())
+    Some(least)
+}
+
+fn write_integers(integers: &[i64], out: &mut Vec<u8>) {
+    encode::array_header(out, integers.len());
+    integers.iter().for_each(|integer| encode::integer(out, *integer));
 }
 
 /// Names as the first reply has them, and the sum of what all replies say behind each.
@@ -155,6 +175,9 @@ mod tests {
         let flags = &["*2\r\n:1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n"];
         assert_eq!(written(Merge::LeastOfEach, 0, flags).unwrap(), "*2 :1 :0 ");
         assert_eq!(written(Merge::LeastOfEach, 0, &["*1\r\n:1\r\n", "*0\r\n"]), None);
+        let ours = "*2\r\n:0\r\n:1\r\n";
+        assert_eq!(written(Merge::LastOrAll, 0, &[flags[0], flags[1], ours]).unwrap(), "*2 :1 :1 ");
+        assert_eq!(written(Merge::LastOrAll, 0, &[flags[1], ours, flags[1]]).unwrap(), "*2 :1 :0 ");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::identity::{Claim, IdentityId};
 use crate::pubsub::Subscribing;
 use crate::resp::Protocol;
 use crate::route::Place;
+use crate::scripts::Digest;
 use crate::session::SessionId;
 use crate::split::Split;
 use crate::stats::Tally;
@@ -61,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) refusal: Vec<u8>,
     pub(crate) state: State,
     pub(crate) way: Way,
+    /// The script that it runs, if that is known here.
+    pub(crate) script: Option<Digest>,
     /// How the replies to a transaction become one.
     pub(crate) exec: Option<Box<Exec>>,
     /// What it is counted as; `None` for what the proxy answers itself.
@@ -239,6 +242,7 @@ impl Request {
             refusal: Vec::new(),
             state,
             way: Way::Shared,
+            script: None,
             exec: None,
             tally: None,
             more_receivers: 0,

@@ -1,12 +1,15 @@
-//! Scripts that clients have shown, for nodes that do not know them: a replica that has been promoted,
-//! or a node that has just come.
+//! Scripts that clients have shown, for nodes that do not know them: one that no EVAL has come to yet, a
+//! replica that has been promoted, or a node that has just come.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use sha1_smol::Sha1;
 
 /// The digest by which EVALSHA names a script.
-type Digest = [u8; 20];
+pub(crate) type Digest = [u8; 20];
+
+/// Scripts that are remembered of one connection, at most.
+const MOST_SHOWN: usize = 1024;
 
 /// The scripts seen last, within a bound.
 #[derive(Debug)]
@@ -16,23 +19,52 @@ pub(crate) struct Scripts {
     order: VecDeque<Digest>,
     bytes: usize,
     max_bytes: usize,
+    /// How often all have been forgotten.
+    flushes: u64,
+}
+
+/// Scripts that a node has seen on a connection. It knows them for as long as that lasts, unless
+/// somebody lets it forget them.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    digests: HashSet<Digest>,
+    /// What [`Scripts::flushes`] was.
+    flushes: u64,
+}
+
+impl Shown {
+    /// Notes that a script is shown. Returns whether it had been before.
+    pub(crate) fn note(&mut self, digest: Digest, scripts: &Scripts) -> bool {
+        if self.flushes != scripts.flushes || self.digests.len() >= MOST_SHOWN {
+            self.forget_all();
+            self.flushes = scripts.flushes;
+        }
+        !self.digests.insert(digest)
+    }
+
+    pub(crate) fn forget_all(&mut self) {
+        self.digests.clear();
+    }
 }
 
 impl Scripts {
     /// Keeps no more than `max_bytes` of scripts.
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { bodies: HashMap::new(), order: VecDeque::new(), bytes: 0, max_bytes }
+        Self { bodies: HashMap::new(), order: VecDeque::new(), bytes: 0, max_bytes, flushes: 0 }
     }
 
-    /// Keeps a script, for which the oldest ones may have to go.
-    pub(crate) fn note(&mut self, body: &[u8]) {
-        let newest = self.order.back().and_then(|newest| self.bodies.get(newest));
-        if newest.is_some_and(|newest| **newest == *body) || body.len() > self.max_bytes {
-            return;
+    /// Keeps a script, for which the oldest ones may have to go. Returns its digest if it is kept.
+    pub(crate) fn note(&mut self, body: &[u8]) -> Option<Digest> {
+        let newest = self
+            .order
+            .back()
+            .filter(|newest| self.bodies.get(*newest).is_some_and(|newest| **newest == *body));
+        if newest.is_some() || body.len() > self.max_bytes {
+            return newest.copied();
         }
         let digest = Sha1::from(body).digest().bytes();
         if self.bodies.contains_key(&digest) {
-            return;
+            return Some(digest);
         }
         while self.bytes.saturating_add(body.len()) > self.max_bytes {
             let Some(oldest) = self.order.pop_front() else { break };
@@ -42,18 +74,25 @@ impl Scripts {
         self.bytes = self.bytes.saturating_add(body.len());
         self.bodies.insert(digest, body.into());
         self.order.push_back(digest);
+        Some(digest)
     }
 
-    /// The script that EVALSHA calls `name`: its digest in hexadecimal, in any case.
+    /// The script that EVALSHA calls `name`.
     pub(crate) fn find(&self, name: &[u8]) -> Option<&[u8]> {
-        let mut digest = Digest::default();
-        if name.len() != 2 * digest.len() {
-            return None;
+        self.bodies.get(&parse(name)?).map(|body| &**body)
+    }
+
+    /// The digest that `name` is, if that script is known.
+    pub(crate) fn find_digest(&self, name: &[u8]) -> Option<Digest> {
+        parse(name).filter(|digest| self.bodies.contains_key(digest))
+    }
+
+    /// No node has kept it: it is no script.
+    pub(crate) fn forget(&mut self, digest: Digest) {
+        if let Some(body) = self.bodies.remove(&digest) {
+            self.bytes = self.bytes.saturating_sub(body.len());
+            self.order.retain(|other| *other != digest);
         }
-        for (byte, digits) in digest.iter_mut().zip(name.chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        self.bodies.get(&digest).map(|body| &**body)
     }
 
     /// Bytes of all scripts.
@@ -62,8 +101,20 @@ impl Scripts {
     }
 
     pub(crate) fn forget_all(&mut self) {
-        *self = Self::new(self.max_bytes);
+        *self = Self { flushes: self.flushes.wrapping_add(1), ..Self::new(self.max_bytes) };
     }
+}
+
+/// A digest in hexadecimal, in any case.
+fn parse(name: &[u8]) -> Option<Digest> {
+    let mut digest = Digest::default();
+    if name.len() != 2 * digest.len() {
+        return None;
+    }
+    for (byte, digits) in digest.iter_mut().zip(name.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(digest)
 }
 
 #[cfg(test)]
@@ -85,6 +136,34 @@ mod tests {
         }
         scripts.forget_all();
         assert_eq!(scripts.find(RETURN_1), None);
+    }
+
+    #[test]
+    fn a_node_has_seen_what_it_was_shown_since_the_last_flush() {
+        let mut scripts = Scripts::new(100);
+        let mut shown = Shown::default();
+        let digest = scripts.note(b"return 1").unwrap();
+        assert_eq!(scripts.note(b"return 1"), Some(digest));
+        assert!(!shown.note(digest, &scripts));
+        assert!(shown.note(digest, &scripts));
+        scripts.forget_all();
+        assert!(!shown.note(digest, &scripts));
+        shown.forget_all();
+        assert!(!shown.note(digest, &scripts));
+        for number in 0..=MOST_SHOWN {
+            shown.note(Sha1::from(number.to_string()).digest().bytes(), &scripts);
+        }
+        assert!(shown.digests.len() <= MOST_SHOWN);
+    }
+
+    #[test]
+    fn what_was_no_script_is_forgotten_alone() {
+        let mut scripts = Scripts::new(20);
+        let digest = scripts.note(b"return (").unwrap();
+        scripts.note(b"return 1");
+        scripts.forget(digest);
+        assert!(scripts.find(RETURN_1).is_some());
+        assert_eq!((scripts.bytes, scripts.order.len()), (8, 1));
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl Split {
         let number = self.parts.len() as u32;
         self.parts.push(SplitPart::new(part));
         self.outstanding += 1;
+        let executed = self.executed;
         self.absorb(number, reply);
+        self.executed = executed;
     }
 
     pub(crate) fn part_mut(&mut self, part: u32) -> Option<&mut Part> {

@@ -29,6 +29,8 @@ pub(crate) struct Transaction {
     pub(crate) target: Target,
     /// A command was refused: EXEC will be too.
     pub(crate) aborted: bool,
+    /// It brings scripts.
+    pub(crate) shows_scripts: bool,
 }
 
 /// Whom a transaction concerns.
@@ -91,6 +93,7 @@ impl Transaction {
             local: Vec::new(),
             target: Target { place: None, first_key: None, read_only: true },
             aborted: false,
+            shows_scripts: false,
         }
     }
 

@@ -83,6 +83,8 @@ pub enum Merge {
     Least,
     /// An array of integers, each the least of those in its place.
     LeastOfEach,
+    /// An array of flags, each set where the last array has it set, or all others have.
+    LastOrAll,
     /// All elements of the arrays.
     Concat,
     /// All elements of the arrays, each once.
@@ -297,7 +299,7 @@ const DECISIONS: &[(Support, &[&str])] = &[
         "slowlog|reset",
     ]),
     (Support::EveryPrimary(Merge::First), &["function|load", "script|load"]),
-    (Support::EveryPrimary(Merge::LeastOfEach), &["script|exists"]),
+    (Support::EveryPrimary(Merge::LastOrAll), &["script|exists"]),
     (Support::EveryPrimary(Merge::AnySuccess), &["function|kill", "script|kill", "script|show"]),
     (Support::EveryPrimary(Merge::Running), &["function|stats"]),
     (Support::EveryPrimary(Merge::Least), &["lastsave"]),

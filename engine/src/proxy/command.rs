@@ -13,6 +13,7 @@ use crate::config::{FaultKind, ReadPolicy};
 use crate::request::{Owner, Part, Request, RequestId, Spread, State, SubRequestId, Way};
 use crate::resp::{self, Protocol, RequestFrame};
 use crate::route::{NoRoute, Place, Places, shared_place};
+use crate::scripts::Digest;
 use crate::session::SessionId;
 use crate::split::Split;
 use crate::time::Instant;
@@ -100,6 +101,7 @@ impl Proxy {
             policy: ReadPolicy::Master,
             delay: None,
             way: Way::Shared,
+            script: None,
         };
         let in_multi = self.sessions.get(id).is_some_and(|session| session.transaction.is_some());
         if in_multi && support.is_queued() {
@@ -114,7 +116,7 @@ impl Proxy {
             Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
             Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
         }
-        self.note_script(spec, frame);
+        command.script = self.note_script(spec, frame);
         match support {
             Support::Forward => self.send_keyed(id, &command, now),
             Support::Split(merge) => {
@@ -302,6 +304,7 @@ impl Proxy {
         request.urgent = command.spec.flags.contains(Flags::ALLOW_BUSY);
         request.delay = command.delay;
         request.way = command.way;
+        request.script = command.script;
         match owner {
             Owner::Session(id) => {
                 let session = self.sessions.get_mut(id)?;
@@ -375,6 +378,8 @@ pub(super) struct Command<'a> {
     /// For how long a fault holds its reply back.
     pub(super) delay: Option<Duration>,
     pub(super) way: Way,
+    /// The script that it runs, if that is known.
+    pub(super) script: Option<Digest>,
 }
 
 impl<'a> Command<'a> {
@@ -389,6 +394,7 @@ impl<'a> Command<'a> {
             policy: ReadPolicy::Master,
             delay: None,
             way,
+            script: None,
         }
     }
 }

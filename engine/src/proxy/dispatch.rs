@@ -337,6 +337,15 @@ impl Proxy {
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        let script = request.script.filter(|_| request.exec.is_none());
+        let is_new = script.is_some_and(|script| !connection.shown.note(script, &self.scripts));
+        let mut eval = Vec::new();
+        // A script that the node may not know goes with its EVALSHA: if it said NOSCRIPT, the commands
+        // behind this one would have been executed already.
+        let command = match is_new && self.scripts.rewrite(command, &mut eval).is_some() {
+            true => &eval,
+            false => command,
+        };
         let unanswered = connection.pipeline.unanswered_bytes();
         if let Owner::Mirror(_) = request.owner
             && unanswered.saturating_add(command.len()) > self.config.limits.mirror_bytes

@@ -122,7 +122,8 @@ impl Proxy {
             _ => self.rng.next(),
         };
         let mut split = Split::whole(merge, argument, parts);
-        if let Some(known) = self.known_subscriptions(frame) {
+        let known = self.known_subscriptions(frame).or_else(|| self.known_scripts(frame));
+        if let Some(known) = known {
             split.add_reply(&known);
         }
         let Some(request) = self.requests.waiting(id) else { return };

@@ -3,30 +3,79 @@
 use std::ops::Range;
 
 use super::Proxy;
-use crate::command::{CommandSpec, Flags};
+use crate::command::{self, CommandSpec, Flags, Lookup};
 use crate::request::SubRequestId;
-use crate::resp::{Limits, RequestFrame, RequestParser, encode};
-use crate::scripts::Scripts;
+use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode};
+use crate::scripts::{Digest, Scripts};
 use crate::time::Instant;
 use crate::upstream::ConnectionId;
 
 /// How a node answers an EVALSHA of a script that it does not know. It has then executed nothing.
 const NOSCRIPT: &[u8] = b"-NOSCRIPT No matching script.";
 
+/// How a node answers an EVAL of what is no script.
+const NO_SCRIPT: &[u8] = b"-ERR Error compiling script";
+
 impl Proxy {
-    /// Remembers a script that a command brings; forgets all of them with the nodes.
-    pub(super) fn note_script(&mut self, spec: &CommandSpec, frame: &RequestFrame<'_>) {
+    /// Remembers a script that a command brings; forgets all of them with the nodes. Returns which script
+    /// the command runs, if it is one that the proxy knows.
+    pub(super) fn note_script(
+        &mut self,
+        spec: &CommandSpec,
+        frame: &RequestFrame<'_>,
+    ) -> Option<Digest> {
         if !spec.flags.contains(Flags::NOSCRIPT) {
-            return;
+            return None;
         }
-        let body = match spec.name {
-            "eval" | "eval_ro" => frame.arg(1),
-            "script|load" => frame.arg(2),
-            "script|flush" if flushes(frame) => return self.scripts.forget_all(),
+        match spec.name {
+            "eval" | "eval_ro" if counts_keys(frame) => self.scripts.note(frame.arg(1)?),
+            "evalsha" | "evalsha_ro" => self.scripts.find_digest(frame.arg(1)?),
+            "script|load" => {
+                self.scripts.note(frame.arg(2)?);
+                None
+            }
+            "script|flush" if flushes(frame) => {
+                self.scripts.forget_all();
+                None
+            }
             _ => None,
-        };
-        if let Some(body) = body {
-            self.scripts.note(body);
+        }
+    }
+
+    /// Remembers the scripts that a transaction brings, which goes to a node now.
+    pub(super) fn note_scripts_of(&mut self, unit: &[u8]) {
+        let (mut parser, mut read) = (RequestParser::new(), 0);
+        while let Some(rest) = unit.get(read..).filter(|rest| !rest.is_empty()) {
+            let Ok(Parsed::Command { len }) = parser.parse(rest, &Limits::UNBOUNDED) else {
+                return;
+            };
+            let frame = parser.frame(rest);
+            if let Lookup::Known(spec) = command::lookup(&frame) {
+                self.note_script(spec, &frame);
+            }
+            read += len;
+        }
+    }
+
+    /// Which of the scripts that a SCRIPT EXISTS names are known here, and so will be wherever they are
+    /// run; `None` if the command is another one.
+    pub(super) fn known_scripts(&self, frame: &RequestFrame<'_>) -> Option<Vec<u8>> {
+        let Lookup::Known(spec) = command::lookup(frame) else { return None };
+        if spec.name != "script|exists" {
+            return None;
+        }
+        let mut reply = Vec::new();
+        encode::array_header(&mut reply, frame.len().saturating_sub(2));
+        for name in frame.args().skip(2) {
+            encode::integer(&mut reply, i64::from(self.scripts.find(name).is_some()));
+        }
+        Some(reply)
+    }
+
+    /// A script has been answered: if it is none, no node has kept it.
+    pub(super) fn note_no_script(&mut self, digest: Option<Digest>, reply: &[u8]) {
+        if let Some(digest) = digest.filter(|_| reply.starts_with(NO_SCRIPT)) {
+            self.scripts.forget(digest);
         }
     }
 
@@ -42,6 +91,9 @@ impl Proxy {
     ) -> bool {
         if !reply.starts_with(NOSCRIPT) {
             return false;
+        }
+        if let Some(connection) = self.connections.get_mut(from) {
+            connection.shown.forget_all();
         }
         let mut eval = self.buffers.take();
         let written = self.write_eval(from, command, &mut eval).is_some();
@@ -62,11 +114,14 @@ impl Proxy {
         command: Range<usize>,
         out: &mut Vec<u8>,
     ) -> Option<()> {
-        let bytes = self.connections.get(from)?.pipeline.bytes(command);
-        let mut parser = RequestParser::new();
-        parser.parse(bytes, &Limits::UNBOUNDED).ok()?;
-        self.scripts.write_eval(&parser.frame(bytes), out)
+        self.scripts.rewrite(self.connections.get(from)?.pipeline.bytes(command), out)
     }
+}
+
+/// Whether an EVAL has as many keys as it says: else a node refuses it before it looks at the script.
+fn counts_keys(frame: &RequestFrame<'_>) -> bool {
+    let count = frame.arg(2).and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
+    count.is_some_and(|count: usize| count <= frame.len().saturating_sub(3))
 }
 
 /// Whether a SCRIPT FLUSH is one that nodes will not refuse.
@@ -77,6 +132,13 @@ fn flushes(frame: &RequestFrame<'_>) -> bool {
 }
 
 impl Scripts {
+    /// Writes the EVAL for the bytes of an EVALSHA; `None` if they are none, or the script is not known.
+    pub(super) fn rewrite(&self, command: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let mut parser = RequestParser::new();
+        parser.parse(command, &Limits::UNBOUNDED).ok()?;
+        self.write_eval(&parser.frame(command), out)
+    }
+
     /// Writes the EVAL for an EVALSHA of a script that is known; `None` if it is none.
     pub(super) fn write_eval(&self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) -> Option<()> {
         let name = match frame.arg(0)? {

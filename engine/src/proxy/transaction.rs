@@ -103,7 +103,14 @@ impl Proxy {
     pub(super) fn queue(&mut self, id: SessionId, command: Command<'_>, support: Support) {
         let result = self.try_queue(id, &command, support);
         match result {
-            Ok(()) => self.note_script(command.spec, &command.frame),
+            Ok(()) => {
+                let session = self.sessions.get_mut(id);
+                let transaction = session.and_then(|session| session.transaction.as_mut());
+                if let Some(transaction) = transaction {
+                    // A script is known when it is executed, and not before.
+                    transaction.shows_scripts |= command.spec.flags.contains(Flags::NOSCRIPT);
+                }
+            }
             Err(_) => self.abort_transaction(id),
         }
         self.stats.finish_at_once(command.spec, result.is_ok());
@@ -230,8 +237,11 @@ impl Proxy {
             self.stats.finish_at_once(spec, true);
             return self.answer(id, |out| encode::null_array(out, protocol));
         }
-        let is_remote = transaction.is_remote();
+        let (is_remote, shows_scripts) = (transaction.is_remote(), transaction.shows_scripts);
         let (unit, exec) = transaction.execute(spec, |command| self.capture(id, command, now));
+        if shows_scripts {
+            self.note_scripts_of(&unit);
+        }
         let place = match (exec.target.place, watch) {
             (None, Watch::Kept { place, .. }) => Some(place),
             (place, _) => place,

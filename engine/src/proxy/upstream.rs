@@ -234,6 +234,8 @@ impl Proxy {
             None => ErrorReply::Final,
         };
         if error == ErrorReply::Final && request.way == Way::Shared {
+            let script = request.script;
+            self.note_no_script(script, reply);
             if !self.bring_script(id, sub_request, range, reply, now) {
                 self.take_reply(sub_request, reply);
             }

@@ -11,6 +11,7 @@ use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, Secret};
 use crate::identity::IdentityId;
 use crate::resp::{self, Protocol, Scanner};
+use crate::scripts::Shown;
 use crate::session::SessionId;
 use crate::stats::Tally;
 use crate::time::Instant;
@@ -48,6 +49,8 @@ pub struct Connection {
     pub(crate) draining: bool,
     /// The client that it belongs to for the time being.
     pub(crate) user: Option<SessionId>,
+    /// Scripts that the node has seen on it.
+    pub(crate) shown: Shown,
     /// What the node calls it, if it has told.
     pub(crate) node_id: Option<i64>,
     /// The node tracks by it, or tells by it what has changed, for the client that it belongs to.
@@ -144,6 +147,7 @@ impl Connection {
             write_queued: false,
             draining: false,
             user: None,
+            shown: Shown::default(),
             node_id: None,
             tracked: false,
             doubted: false,

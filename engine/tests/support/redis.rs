@@ -642,6 +642,13 @@ impl Node {
                 self.scripts.clear();
                 encode::simple(out, b"OK");
             }
+            b"EXISTS" => {
+                encode::array_header(out, frame.len() - 2);
+                for digest in frame.args().skip(2) {
+                    let known = self.scripts.contains(&*String::from_utf8_lossy(digest));
+                    encode::integer(out, i64::from(known));
+                }
+            }
             b"KILL" => encode::error(out, b"NOTBUSY No scripts in execution right now."),
             _ => encode::error(out, b"ERR the fake node does not know this subcommand"),
         }

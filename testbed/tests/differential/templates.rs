@@ -286,7 +286,7 @@ pub(crate) const TEMPLATES: &[&str] = &[
     "~SORT K BY w*",
     "~SORT K BY nosort GET w*",
     "~SORT_RO K ALPHA GET # GET w*",
-    "SORT K BY nosort",
+    "?SORT K BY nosort",
     "SORT K LIMIT 0",
     "SORT K NONSENSE",
     // Keys of several slots in one command.
@@ -361,8 +361,7 @@ pub(crate) const TEMPLATES: &[&str] = &[
     "EVALSHA nonsense 0",
     "SCRIPT LOAD return{KEYS[1],ARGV[1]}",
     "SCRIPT LOAD nonsense(",
-    // 1 only where every primary knows it; one that does not is told by EVALSHA.
-    "@SCRIPT EXISTS b2f8419f2aff8c8c7903adfa37117080691dbe99 nonsense",
+    "SCRIPT EXISTS b2f8419f2aff8c8c7903adfa37117080691dbe99 nonsense",
     "SCRIPT FLUSH",
     "SCRIPT FLUSH SYNC",
     "SCRIPT FLUSH NONSENSE",

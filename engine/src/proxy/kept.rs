@@ -1,6 +1,7 @@
 //! How much the proxy keeps, to be held against [`Limits`](crate::config::Limits).
 
 use super::Proxy;
+use crate::upstream::Purpose;
 
 /// What the proxy keeps at the moment, under the names of the limits that bound it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -12,7 +13,8 @@ pub struct Kept {
     /// Bytes of all clients' commands that are unfinished or wait unread.
     pub input_bytes: usize,
     /// Bytes of unanswered commands on the connection that has most, with the few bytes that the proxy
-    /// puts before some of them.
+    /// puts before some of them. Connections that carry subscriptions do not count: what clients are
+    /// subscribed to bounds them.
     pub connection_bytes: usize,
     /// Bytes of commands that wait for a node or a topology.
     pub held_bytes: usize,
@@ -30,6 +32,7 @@ impl Proxy {
     pub fn kept(&self) -> Kept {
         let sessions = || self.sessions.iter().map(|(_, session)| session);
         let connections = self.connections.iter().map(|(_, connection)| connection);
+        let connections = connections.filter(|one| one.purpose != Purpose::Subscriber);
         Kept {
             session_requests: most(sessions().map(|session| session.pending.len())),
             session_bytes: most(sessions().map(|session| session.pending_bytes)),

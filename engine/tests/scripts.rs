@@ -99,6 +99,19 @@ fn scripts_in_a_pipeline_are_known_wherever_they_come_to() {
 }
 
 #[test]
+fn what_is_shown_behind_a_command_is_not_known_to_it() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let (run, shown) = (format!("EVALSHA {digest} 1 a x"), format!("EVAL {SCRIPT} 1 b x"));
+        driver.send(client, [encode(&run), encode(&shown)].concat());
+        let unknown = "-NOSCRIPT No matching script. Please use EVAL. ";
+        assert_eq!(driver.received(client), format!("{unknown}:1 "));
+        assert_eq!(driver.cluster.value("a"), None);
+    });
+}
+
+#[test]
 fn what_was_not_executed_is_not_known() {
     each_chunking(|mut driver| {
         let client = driver.connect();

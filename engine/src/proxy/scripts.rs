@@ -95,6 +95,11 @@ impl Proxy {
         if let Some(connection) = self.connections.get_mut(from) {
             connection.shown.forget_all();
         }
+        let request = self.requests.waiting(sub_request.request);
+        // What was shown only after this command was sent, Redis would not know either.
+        if request.is_none_or(|request| request.script.is_none()) {
+            return false;
+        }
         let mut eval = self.buffers.take();
         let written = self.write_eval(from, command, &mut eval).is_some();
         let request = self.requests.waiting(sub_request.request).filter(|_| written);

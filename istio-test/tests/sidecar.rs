@@ -2,19 +2,22 @@
 
 mod support;
 
+use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use slotmesh_istio_test::{Mesh, Pull, Sidecar, image};
+use slotmesh_testbed::process::run;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer};
 use support::{
     Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
-    passed, services, sidecar, wait_for_answer, wait_for_line,
+    manifests, passed, services, sidecar, wait_for_answer, wait_for_line,
 };
 
 const BASES: [&str; 2] = ["envoyfilter", "wasmplugin"];
@@ -38,6 +41,32 @@ fn redis_cli_walks_through_sharding_by_each_base() {
         assert!(passed(&client) > 0, "{name}: the guard saw no client");
         assert_eq!(client.refusals(), Vec::<String>::new(), "{name}");
     }
+}
+
+#[test]
+fn the_readme_shows_what_its_reader_will_see() {
+    let readme = fs::read_to_string(manifests().join("README.md")).unwrap();
+    let verify =
+        readme.split("## Verify").nth(1).and_then(|rest| rest.split("## ").next()).unwrap();
+    let world = World::start();
+    world.mesh.apply(&base("envoyfilter")).unwrap();
+    let client = world.client();
+    let port = client.addr(REDIS).unwrap().port().to_string();
+    let shown = verify.lines().filter_map(|line| line.strip_prefix("    ")).collect::<Vec<_>>();
+    let mut seen = Vec::new();
+    for command in shown.iter().filter(|line| line.starts_with("$ ")) {
+        seen.push((*command).to_owned());
+        if let Some(words) = command.strip_prefix("$ redis-cli ") {
+            let mut cli = Command::new("redis-cli");
+            cli.args(["-p", &port]).args(words.split(' '));
+            seen.extend(run(cli, PATIENCE).unwrap().lines().map(str::to_owned));
+        } else if let Some((_, word)) = command.split_once("| grep ") {
+            let stats = client.envoy().stats().unwrap();
+            let of_word = stats.iter().filter(|(name, _)| name.contains(word));
+            seen.extend(of_word.map(|(name, value)| format!("{name}: {value}")));
+        }
+    }
+    assert_eq!(seen, shown);
 }
 
 /// Clients reconnect when they are closed, and get the right answer or an error, never their own bytes.

@@ -403,6 +403,13 @@ extern "C" fn proxy_on_grpc_close(_root: u32, token: u32, status: u32) {
     plugin::on_upstream_close(token, status);
 }
 
+/// The tunnel: a connection to a node is being opened.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(context: u32, _headers: u32, _end: u32) -> u32 {
+    plugin::on_request_headers(context);
+    ACTION_CONTINUE
+}
+
 /// The tunnel: bytes to a node.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_body(context: u32, size: usize, _end: u32) -> u32 {

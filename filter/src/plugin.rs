@@ -33,8 +33,8 @@ struct Plugins {
     /// Connections to nodes by the token of their stream.
     streams: IdMap<Stream>,
     tickets: Tickets,
-    /// What the tunnels of this VM carry, by their context; `None`: streams of another VM's router.
-    tunnels: IdMap<Option<Stream>>,
+    /// What the tunnels of this VM carry, by their context, but for streams of another VM's router.
+    tunnels: IdMap<Stream>,
 }
 
 /// By a ticket, sent as a header of the stream, a tunnel learns which of this VM's connections it
@@ -140,14 +140,6 @@ impl Plugins {
         let router = self.routers.get_mut(&root)?;
         let (streams, tickets) = (&mut self.streams, &mut self.tickets);
         Some(handle(router, &mut Tokens { root, streams, tickets }))
-    }
-
-    /// The connection whose bytes this tunnel has.
-    fn carried_by(&mut self, tunnel: u32) -> Option<Stream> {
-        *self.tunnels.entry(tunnel).or_insert_with(|| {
-            let ticket = host::request_header(transport::TICKET_HEADER).ok()?;
-            self.tickets.redeem(&ticket)
-        })
     }
 }
 
@@ -318,6 +310,16 @@ fn reason_of(status: u32) -> String {
     }
 }
 
+/// A stream's headers are on their way through its tunnel: the only time that Envoy shows them.
+pub(crate) fn on_request_headers(context: u32) {
+    let Ok(ticket) = host::request_header(transport::TICKET_HEADER) else { return };
+    with_plugins(move |plugins| {
+        if let Some(stream) = plugins.tickets.redeem(&ticket) {
+            plugins.tunnels.insert(context, stream);
+        }
+    });
+}
+
 pub(crate) fn on_request_body(context: u32, size: usize) {
     if let Err(error) = TUNNEL.with_borrow_mut(|tunnel| tunnel.on_request_body(context, size)) {
         host::log(Level::Error, &format!("slotmesh: bytes for a node were spoilt: {error}"));
@@ -337,7 +339,9 @@ pub(crate) fn on_response_body(context: u32, size: usize) {
 
 fn take_from_tunnel(context: u32, size: usize) -> bool {
     try_with_plugins(|plugins| {
-        let Some(Stream { root, connection }) = plugins.carried_by(context) else { return false };
+        let Some(Stream { root, connection }) = plugins.tunnels.get(&context).copied() else {
+            return false;
+        };
         let Ok(bytes) = host::read(Buffer::HttpResponseBody, 0, size) else { return false };
         if host::replace_start(Buffer::HttpResponseBody, size, b"").is_err() {
             return false;

@@ -135,6 +135,8 @@ pub(crate) enum State {
     Hello(usize),
     /// Nodes are to confirm subscriptions.
     Subscribing(Box<Subscribing>),
+    /// The reply is handed over as it comes.
+    Relayed,
     /// The reply is there, but is to be held back for a while.
     Delayed,
     /// The reply is there, but replies to earlier commands of the session are not.
@@ -198,7 +200,7 @@ impl Way {
 impl State {
     /// Whether a reply is still to come.
     fn is_waiting(&self) -> bool {
-        !matches!(self, Self::Delayed | Self::Answered(_))
+        !matches!(self, Self::Relayed | Self::Delayed | Self::Answered(_))
     }
 }
 
@@ -268,7 +270,7 @@ impl Request {
             State::Hello(cluster) | State::Unplanned(cluster, _) => (Some(*cluster), None),
             State::Subscribing(subscribing) => (Some(subscribing.cluster), None),
             State::Split(split) => (None, Some(split.clusters())),
-            State::Delayed | State::Answered(_) => (None, None),
+            State::Relayed | State::Delayed | State::Answered(_) => (None, None),
         };
         whole.into_iter().chain(split.into_iter().flatten())
     }
@@ -281,6 +283,7 @@ impl Request {
             State::Hello(_)
             | State::Unplanned(..)
             | State::Subscribing(_)
+            | State::Relayed
             | State::Delayed
             | State::Answered(_) => None,
         }
@@ -294,6 +297,7 @@ impl Request {
             State::Hello(_)
             | State::Unplanned(..)
             | State::Subscribing(_)
+            | State::Relayed
             | State::Delayed
             | State::Answered(_) => (None, None),
         };
@@ -324,6 +328,13 @@ impl Request {
         self.parts().any(|(_, part)| part.stage == Stage::New)
     }
 
+    /// Whether the client gets one node's reply as it is, and as soon as it is its turn.
+    pub(crate) fn is_answered_verbatim(&self) -> bool {
+        let is_whole = matches!(self.state, State::Whole(_)) && self.way == Way::Shared;
+        let is_changed = self.exec.is_some() || self.step.is_some() || self.more_receivers != 0;
+        is_whole && !is_changed && !self.silent && self.delay.is_none()
+    }
+
     /// Whether any of it is to be sent again.
     pub(crate) fn is_held(&self) -> bool {
         self.parts().any(|(_, part)| part.stage == Stage::Held)
@@ -337,6 +348,7 @@ impl Request {
             State::Hello(_)
             | State::Unplanned(..)
             | State::Subscribing(_)
+            | State::Relayed
             | State::Delayed
             | State::Answered(_) => None,
         }
@@ -419,6 +431,14 @@ impl Requests {
     /// The request, unless it has its reply already: a late one is nobody's.
     pub(crate) fn waiting(&mut self, id: RequestId) -> Option<&mut Request> {
         self.arena.get_mut(id).filter(|request| request.state.is_waiting())
+    }
+
+    /// The reply is handed over from now on, however long that takes.
+    pub(crate) fn set_relayed(&mut self, id: RequestId) {
+        self.unlink(id);
+        if let Some(request) = self.arena.get_mut(id) {
+            request.state = State::Relayed;
+        }
     }
 
     /// Holds the reply back: until it is handed over, the request does not wait, nor is it answered.

@@ -65,6 +65,8 @@ pub struct Session {
     pub(crate) counted_input: usize,
     /// Replies that may leave.
     pub(crate) output: Vec<u8>,
+    /// While a reply is handed over as it comes: what is to leave behind it.
+    pub(crate) news: Option<Vec<u8>>,
     /// Commands in the order in which they are to be answered.
     pub(crate) pending: VecDeque<RequestId>,
     /// Bytes of the commands in `pending`.
@@ -129,6 +131,7 @@ impl Session {
             untimed: false,
             counted_input: 0,
             output: Vec::new(),
+            news: None,
             pending: VecDeque::new(),
             pending_bytes: 0,
             epoch: 0,
@@ -195,6 +198,20 @@ impl Session {
             self.output = buffers.take();
         }
         &mut self.output
+    }
+
+    /// From here on a reply is handed over as it comes: nothing may get into the middle of it.
+    pub(crate) fn begin_relay(&mut self) {
+        self.news = Some(Vec::new());
+    }
+
+    /// The end of such a reply has been handed over. It took the time that it took: no time has run for
+    /// what came behind it.
+    pub(crate) fn end_relay(&mut self, buffers: &mut Buffers, now: Instant) {
+        self.arrivals.renew(now);
+        if let Some(news) = self.news.take() {
+            self.output(buffers).extend_from_slice(&news);
+        }
     }
 
     /// Counts a command that has begun to wait for its reply.

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Longer than any proxy's op_timeout here, so that its own answer comes first.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What [`RawClient::read`] says when the connection ends in the middle of a reply.
+pub const CUT: &str = "the connection ended in the middle of a reply";
+
 /// A connection whose bytes nothing touches on their way.
 #[derive(Debug)]
 pub struct RawClient {
@@ -98,7 +101,10 @@ pub fn read_reply(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
         missing -= 1;
         let start = reply.len();
         if reader.read_until(b'\n', &mut reply)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(match start {
+                0 => io::ErrorKind::UnexpectedEof.into(),
+                _ => io::Error::new(io::ErrorKind::UnexpectedEof, CUT),
+            });
         }
         let line = std::str::from_utf8(&reply[start..]).map_err(invalid)?;
         let Some(rest) = line.strip_suffix("\r\n") else { return Err(invalid(line)) };
@@ -111,7 +117,7 @@ pub fn read_reply(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
                     ("$" | "=" | "!", length) => {
                         let length = u64::try_from(length).map_err(invalid)? + 2;
                         if reader.take(length).read_to_end(&mut reply)? as u64 != length {
-                            return Err(io::ErrorKind::UnexpectedEof.into());
+                            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, CUT));
                         }
                     }
                     ("%", pairs) => missing += 2 * u64::try_from(pairs).map_err(invalid)?,

@@ -250,6 +250,9 @@ pub struct Limits {
     /// Bytes of one command, and of all clients' unfinished commands together; the client that
     /// exceeds either is closed.
     pub input_bytes: usize,
+    /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
+    /// it comes, where that can be.
+    pub reply_bytes: usize,
     /// Bytes of commands unanswered on one upstream connection; further ones are refused.
     pub connection_bytes: usize,
     /// Bytes of commands that wait for a node or a topology; further ones are refused.
@@ -356,6 +359,7 @@ impl Default for Limits {
             session_requests: 16 * 1024,
             session_bytes: 16 * 1024 * 1024,
             input_bytes: 1024 * 1024 * 1024,
+            reply_bytes: 32 * 1024,
             connection_bytes: 1024 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,

@@ -178,12 +178,20 @@ impl Proxy {
 
     /// Closes a client, whatever it is still owed.
     pub(super) fn kill(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.output.clear();
+        }
+        self.close_at_once(id);
+    }
+
+    /// Closes a client behind what has been handed over to it.
+    pub(super) fn close_at_once(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
-        session.output.clear();
         for request in std::mem::take(&mut session.pending) {
             self.requests.remove(request);
         }
+        self.queue_write_downstream(id);
         self.outputs.push_back(Queued::CloseDownstream(id));
     }
 

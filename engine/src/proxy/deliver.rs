@@ -3,7 +3,7 @@
 use super::Proxy;
 use crate::output::Queued;
 use crate::request::{Owner, Request, RequestId, State, SubRequestId, Way};
-use crate::resp::encode;
+use crate::resp::{Protocol, encode};
 use crate::session::SessionId;
 
 /// What an error says beside its cause if a part of the command that gets it may have changed
@@ -33,6 +33,23 @@ impl Proxy {
             let request = Request::new(owner, session.protocol, 0, State::Answered(reply));
             let request = self.requests.insert_answered(request);
             session.note_pending(request, 0);
+        }
+    }
+
+    /// Tells a client what is no reply, and must not get into the middle of one.
+    pub(super) fn notify(&mut self, id: SessionId, write: impl FnOnce(&mut Vec<u8>, Protocol)) {
+        let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else {
+            return;
+        };
+        let protocol = session.protocol;
+        let Some(news) = &mut session.news else {
+            write(session.output(&mut self.buffers), protocol);
+            return self.queue_write_downstream(id);
+        };
+        write(news, protocol);
+        if news.len() > self.config.limits.session_bytes {
+            // It must not miss any of it, and takes none.
+            self.kill(id);
         }
     }
 

@@ -3,7 +3,7 @@
 //! Its parts follow the way of the bytes: `downstream` reads commands, `command` makes requests of
 //! them, `local` answers some itself, `identity` has nodes say who a client may be, `pubsub` those about messages, `keyless` says where those without
 //! keys go, `dispatch` sends them to nodes, `upstream` takes in what nodes answer, `deliver` puts
-//! replies in order, `refresh` keeps the topology fresh.
+//! replies in order, `relay` hands large ones on as they come, `refresh` keeps the topology fresh.
 
 mod client;
 mod command;
@@ -20,6 +20,7 @@ mod local;
 mod mirror;
 mod pubsub;
 mod refresh;
+mod relay;
 mod scripts;
 mod stats;
 mod tracking;

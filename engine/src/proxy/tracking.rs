@@ -298,11 +298,7 @@ impl Proxy {
     }
 
     fn push_at_once(&mut self, id: SessionId, news: &[u8]) {
-        let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else {
-            return;
-        };
-        session.output(&mut self.buffers).extend_from_slice(news);
-        self.queue_write_downstream(id);
+        self.notify(id, |out, _| out.extend_from_slice(news));
     }
 
     /// What stands in the way of a wish here, though Redis would grant it.

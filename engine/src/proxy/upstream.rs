@@ -59,6 +59,10 @@ impl Proxy {
             };
             scanned += scan.consumed;
             if !scan.complete {
+                let piece = bytes.get(start..scanned).unwrap_or_default();
+                if self.relay(id, piece, scanner.missing()) {
+                    start = scanned;
+                }
                 break;
             }
             let reply = bytes.get(start..scanned).unwrap_or_default();
@@ -75,7 +79,7 @@ impl Proxy {
             input.extend_from_slice(rest);
         }
         match self.connections.get_mut(id) {
-            Some(connection) if !input.is_empty() => {
+            Some(connection) if !input.is_empty() || connection.relayed.is_some() => {
                 connection.scanner = scanner;
                 connection.scanned = scanned - start;
                 connection.input = input;
@@ -133,11 +137,15 @@ impl Proxy {
     }
 
     fn handle_reply(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
+        let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
+        if connection.relayed.is_some() {
+            self.end_relay(id, reply);
+            return Fate::Kept;
+        }
         if reply.first() == Some(&b'>') {
             self.handle_push(id, reply);
             return Fate::Kept;
         }
-        let Some(connection) = self.connections.get_mut(id) else { return Fate::Closed };
         if connection.purpose == Purpose::Subscriber && connection.pipeline.is_open() {
             return self.handle_subscriber_frame(id, reply, now);
         }
@@ -464,11 +472,12 @@ impl Proxy {
         }
         self.forget_dedicated(id, &connection, now);
         self.release_shared(id, &connection, reason, now);
+        let lost = format!("the connection to {} was lost ({reason})", connection.address);
         let mut returned = Vec::new();
         while let Some(popped) = connection.pipeline.pop() {
             let Expect::Request(sub_request) = popped.expect else { continue };
+            self.break_relay(sub_request.request, &lost);
             let Some(request) = self.requests.waiting(sub_request.request) else { continue };
-            let lost = format!("the connection to {} was lost ({reason})", connection.address);
             if popped.written && !request.read_only {
                 let code = match request.way {
                     // What Redis says when it has to let go of a client that waits.

@@ -59,6 +59,8 @@ counters! {
         downstream_cx_protocol_error = "downstream_cx_protocol_error";
         /// Clients closed because too many bytes of their commands would have had to wait.
         downstream_cx_input_overflow = "downstream_cx_input_overflow";
+        /// Clients closed because only the beginning of a reply has come.
+        downstream_cx_reply_cut = "downstream_cx_reply_cut";
         /// Bytes read from clients.
         downstream_cx_rx_bytes_total = "downstream_cx_rx_bytes_total";
         /// Bytes written to clients.

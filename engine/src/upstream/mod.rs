@@ -39,6 +39,8 @@ pub struct Connection {
     /// How much of `input` the scanner has seen.
     pub(crate) scanned: usize,
     pub(crate) scanner: Scanner,
+    /// The first byte of the reply that is being handed on as it comes.
+    pub(crate) relayed: Option<u8>,
     /// Since when a reply has been due: bytes came, or the pipeline ceased to be empty.
     pub(crate) silent_since: Instant,
     /// What the reply to CLUSTER INFO told.
@@ -142,6 +144,7 @@ impl Connection {
             input: Vec::new(),
             scanned: 0,
             scanner: Scanner::default(),
+            relayed: None,
             silent_since: now,
             epoch: 0,
             write_queued: false,

@@ -120,6 +120,15 @@ impl Pipeline {
         self.window.get(self.base..end)
     }
 
+    /// The request whose only or last reply comes next.
+    pub(crate) fn front_request(&self) -> Option<SubRequestId> {
+        let sent = self.queue.front().filter(|sent| sent.replies == 1 && self.is_reply_due())?;
+        match sent.expect {
+            Expect::Request(sub_request) => Some(sub_request),
+            _ => None,
+        }
+    }
+
     /// What the newest command expects.
     pub(crate) fn back(&self) -> Option<Expect> {
         self.queue.back().map(|sent| sent.expect)

@@ -41,8 +41,10 @@ pub struct Client {
     /// Pieces that have not reached the proxy.
     in_flight: usize,
     /// Since when its time runs: when the last of its bytes reached the proxy, or a command before was
-    /// answered that may wait.
+    /// answered that may wait, or whose reply came in pieces.
     due_since: Instant,
+    /// When the first piece of a reply came. The rest may take as long as it likes.
+    begun: Option<Instant>,
     tokens: usize,
 }
 
@@ -113,6 +115,7 @@ impl World {
             received: Vec::new(),
             in_flight: 0,
             due_since: self.now,
+            begun: None,
             tokens: 0,
         });
         self.obey();
@@ -124,6 +127,7 @@ impl World {
         let client = &mut self.clients[number];
         client.waiting.clear();
         client.received.clear();
+        client.begun = None;
         client.watched = None;
         if let Some(session) = client.session.take() {
             self.proxy.handle_downstream_close(session);
@@ -144,6 +148,15 @@ impl World {
         client.in_flight = 0;
         let pause = self.up_to(Duration::from_millis(50));
         self.after(pause, Event::Act(number));
+    }
+
+    /// The proxy closes a client: it may, if it owes the rest of a reply that will not come.
+    pub fn lose_rest(&mut self, session: SessionId) {
+        let client = self.clients.iter().position(|client| client.session == Some(session));
+        let number = client.expect("the end of a client that is there");
+        let owes_rest = !self.clients[number].received.is_empty();
+        assert!(owes_rest, "the proxy has closed client {number}");
+        self.come_again(number);
     }
 
     /// A client sends a pipeline; `bytes` come to the proxy in pieces.
@@ -198,18 +211,22 @@ impl World {
             let Some(expected) = client.waiting.pop_front() else {
                 panic!("client {number} got a reply to nothing: {text}")
             };
-            let waited = self.now.saturating_duration_since(client.due_since);
+            let begun = client.begun.take();
+            let waited = begun.unwrap_or(self.now).saturating_duration_since(client.due_since);
             let may_wait = matches!(expected, Expected::Popped(_));
             assert!(
                 client.in_flight > 0 || may_wait || waited <= OP_TIMEOUT,
                 "client {number} waited {waited:?} for the reply to {expected:?}: {text}"
             );
-            if may_wait {
+            if may_wait || begun.is_some() {
                 client.due_since = self.now;
             }
             self.absorb(number, expected, &reply);
         }
-        let client = &self.clients[number];
+        let client = &mut self.clients[number];
+        if !client.received.is_empty() {
+            client.begun.get_or_insert(self.now);
+        }
         if client.waiting.is_empty() && client.in_flight == 0 && client.left > 0 {
             // One that watches should not think for too long.
             let most = if client.watched.is_some() { 20 } else { 150 };

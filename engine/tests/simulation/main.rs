@@ -108,6 +108,21 @@ fn nothing_is_lost_when_there_is_little_room() {
 }
 
 #[test]
+fn nothing_is_lost_when_replies_are_handed_on_as_they_come() {
+    static PROFILE: Profile = Profile {
+        reply_bytes: 0,
+        cut: 20,
+        reshard: 1,
+        fail_over: 1,
+        silence: 1,
+        refuse: 1,
+        torn: 90,
+        ..PEACEFUL
+    };
+    simulate("nothing_is_lost_when_replies_are_handed_on_as_they_come", &PROFILE);
+}
+
+#[test]
 fn nothing_is_lost_when_replicas_answer_reads() {
     static PROFILE: Profile = Profile {
         read_policy: "PREFER_REPLICA",

@@ -23,6 +23,8 @@ pub struct Profile {
     pub connection_bytes: usize,
     pub held_bytes: usize,
     pub mirror_bytes: usize,
+    /// Replies of more bytes are handed on as they come.
+    pub reply_bytes: usize,
 }
 
 /// Nothing goes wrong.
@@ -40,6 +42,7 @@ pub const PEACEFUL: Profile = Profile {
     connection_bytes: 1 << 20,
     held_bytes: 1 << 20,
     mirror_bytes: 1 << 20,
+    reply_bytes: 1 << 20,
 };
 
 impl Profile {

@@ -300,7 +300,7 @@ impl World {
                     self.at(end.unwrap_or(self.now), Event::NodeHangUp(link));
                 }
                 Todo::Reply(session, bytes) => self.take(session, &bytes),
-                Todo::End(session) => panic!("the proxy has closed {session:?}"),
+                Todo::End(session) => self.lose_rest(session),
                 Todo::Pause(session) | Todo::Resume(session) => {
                     panic!("{session:?} is far from sending too much")
                 }
@@ -364,6 +364,7 @@ impl Profile {
         config.limits.script_bytes = 1 << 10;
         config.limits.connection_bytes = self.connection_bytes;
         config.limits.held_bytes = self.held_bytes;
+        config.limits.reply_bytes = self.reply_bytes;
         config
     }
 }

@@ -213,6 +213,18 @@ impl Driver {
         self.settle();
     }
 
+    /// The test answers in the place of a node that is silent, and stays so, on the connection over
+    /// which that has been asked something.
+    pub fn say(&mut self, address: &str, bytes: &[u8]) {
+        let is_asked = |link: &&Link| link.address == address && !link.peer.input.is_empty();
+        let connection = self.links.iter().find(is_asked).expect("a question").connection;
+        for chunk in cut(self.chunking, bytes) {
+            self.proxy.handle_upstream_data(connection, chunk, self.now);
+            self.obey();
+        }
+        self.settle();
+    }
+
     /// Topologies that the proxy has installed.
     pub fn refreshes(&self) -> u64 {
         self.proxy.stats().topology_refresh_success

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use slotmesh_engine::Instant;
-use slotmesh_testbed::wire::{RawClient, command};
+use slotmesh_testbed::wire::{self, RawClient, command};
 
 use crate::history::{History, Op, Outcome, Push};
 use crate::linearizability::Effect;
@@ -68,6 +68,15 @@ pub(crate) struct Client {
     pub(crate) slowest: Duration,
 }
 
+/// What has become of a connection.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Connection {
+    Kept,
+    Closed,
+    /// Closed where a long reply was cut: its node or the way to it was lost.
+    CutOff,
+}
+
 /// What is to come for one command, and where it is noted.
 enum Expected {
     /// Exactly this.
@@ -104,8 +113,13 @@ impl Client {
                     None => continue,
                 },
             };
-            let kept = self.exchange(&mut connection, round, &mut history);
-            assert!(kept || round.may_close, "the proxy closed the connection of {}", self.number);
+            let end = self.exchange(&mut connection, round, &mut history);
+            assert!(
+                end != Connection::Closed || round.may_close,
+                "the proxy closed the connection of {}",
+                self.number
+            );
+            let kept = end == Connection::Kept;
             self.closed += usize::from(!kept);
             // Now and then it goes of its own will, and meets another worker next.
             let leaves = self.random.below(200) == 0;
@@ -138,26 +152,27 @@ impl Client {
         Some(connection)
     }
 
-    /// One pipeline and its replies; whether the connection is still there.
+    /// One pipeline and its replies.
     fn exchange(
         &mut self,
         connection: &mut RawClient,
         round: &Round<'_>,
         history: &mut History,
-    ) -> bool {
+    ) -> Connection {
         let called = round.clock.now();
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
         for _ in 0..=self.random.below(PIPELINE) {
             self.add(round, called, history, &mut bytes, &mut expected);
         }
         if connection.send(&bytes).is_err() {
-            return false;
+            return Connection::Closed;
         }
         for expected in expected {
             let reply = match connection.read() {
                 Ok(reply) => reply,
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => panic!("{error}"),
-                Err(_) => return false,
+                Err(error) if error.to_string() == wire::CUT => return Connection::CutOff,
+                Err(_) => return Connection::Closed,
             };
             let now = round.clock.now();
             let took = now.saturating_duration_since(called);
@@ -167,7 +182,7 @@ impl Client {
             note(history, &expected, &reply, now);
             self.replies.fetch_add(1, Ordering::Relaxed);
         }
-        true
+        Connection::Kept
     }
 
     /// One more command for the pipeline.

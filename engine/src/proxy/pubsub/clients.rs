@@ -179,12 +179,7 @@ impl Proxy {
         let Some(subscription) = self.pubsub.get_mut(topic) else { return };
         let subscribers = std::mem::take(&mut subscription.subscribers);
         for id in &subscribers {
-            let Some(session) = self.sessions.get_mut(*id) else { continue };
-            if !session.closing {
-                let protocol = session.protocol;
-                wire::message(session.output(&mut self.buffers), protocol, frame);
-                self.queue_write_downstream(*id);
-            }
+            self.notify(*id, |out, protocol| wire::message(out, protocol, frame));
         }
         if let Some(subscription) = self.pubsub.get_mut(topic) {
             subscription.subscribers = subscribers;

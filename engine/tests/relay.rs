@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
 
 /// What the proxy puts together, here; the replies of these tests are longer.
-const REPLY_BYTES: usize = 16;
+const REPLY_BYTES: usize = 10;
 
 /// Runs a scenario under both ways of cutting bytes.
 fn each_chunking(scenario: impl Fn(Driver)) {

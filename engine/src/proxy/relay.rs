@@ -13,12 +13,12 @@ use crate::session::SessionId;
 use crate::upstream::{ConnectionId, Purpose};
 
 impl Proxy {
-    /// Hands on what has come of a reply that lacks `missing` bytes at least. Returns whether it
-    /// did: if not, the reply is to be put together.
-    pub(super) fn relay(&mut self, id: ConnectionId, piece: &[u8], missing: usize) -> bool {
+    /// Hands on what has come of a reply whose end has not. Returns whether it did: if not, the reply
+    /// is to be put together. That counts which is there: a node may announce what it never sends.
+    pub(super) fn relay(&mut self, id: ConnectionId, piece: &[u8]) -> bool {
         let Some(connection) = self.connections.get(id) else { return false };
         if connection.relayed.is_none() {
-            let is_large = piece.len().saturating_add(missing) > self.config.limits.reply_bytes;
+            let is_large = piece.len() > self.config.limits.reply_bytes;
             if !is_large || self.begin_relay(id, piece).is_none() {
                 return false;
             }

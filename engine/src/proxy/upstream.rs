@@ -60,7 +60,7 @@ impl Proxy {
             scanned += scan.consumed;
             if !scan.complete {
                 let piece = bytes.get(start..scanned).unwrap_or_default();
-                if self.relay(id, piece, scanner.missing()) {
+                if self.relay(id, piece) {
                     start = scanned;
                 }
                 break;

@@ -97,14 +97,6 @@ impl Scanner {
         }
     }
 
-    /// Bytes that the current frame lacks at least: what is left of the bulk that it is cut in.
-    pub fn missing(&self) -> usize {
-        match self.expect {
-            Expect::Payload { missing, .. } => missing.saturating_add(2),
-            Expect::Chunk | Expect::Value => 0,
-        }
-    }
-
     fn is_complete(&self) -> bool {
         self.outstanding == 0 && self.streams.is_empty()
     }

@@ -360,7 +360,7 @@ fn split(reply: &[u8], count: usize) -> Vec<&[u8]> {
     (0..count)
         .map(|_| {
             let before = rest;
-            slotmesh_testbed::wire::read_reply(&mut rest).expect("an array's element");
+            wire::read_reply(&mut rest).expect("an array's element");
             &before[..before.len() - rest.len()]
         })
         .collect()

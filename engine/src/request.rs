@@ -40,42 +40,49 @@ pub(crate) struct Request {
     pub(crate) protocol: Protocol,
     /// As whom its client was known then; `None`: as the configuration says.
     pub(crate) identity: Option<IdentityId>,
-    /// It asks who its client may be.
-    pub(crate) claim: Option<Box<Claim>>,
     /// Only reads: may be sent again when its reply was lost.
     pub(crate) read_only: bool,
     /// Bytes that the command took in the client's stream.
     pub(crate) len: usize,
-    /// For how long its reply is to be held back.
-    pub(crate) delay: Option<Duration>,
     /// Its client wants no reply.
     pub(crate) silent: bool,
     /// Goes past the commands of other clients: one of them may be a script to be ended.
     pub(crate) urgent: bool,
     /// Goes over connections on which nodes track for its client.
     pub(crate) tracked: bool,
+    pub(crate) state: State,
+    pub(crate) way: Way,
+    /// What it is counted as; `None` for what the proxy answers itself.
+    pub(crate) tally: Option<Tally>,
+    /// See [`Self::extra`].
+    extra: Option<Box<Extra>>,
+    /// When the client is told that no reply came.
+    deadline: Instant,
+    line: Line,
+    earlier: Option<RequestId>,
+    later: Option<RequestId>,
+}
+
+/// What is to be known of few requests: most are made and forgotten without it.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    /// It asks who its client may be.
+    pub(crate) claim: Option<Box<Claim>>,
+    /// For how long its reply is to be held back.
+    pub(crate) delay: Option<Duration>,
     /// What CLIENT CACHING said of it: the node has to hear that right before.
     pub(crate) caching: Option<&'static [u8]>,
     /// Which step of a SCAN it is.
     pub(crate) step: Option<Step>,
     /// The last error by which a node refused it for the moment; without `-` and CRLF.
     pub(crate) refusal: Vec<u8>,
-    pub(crate) state: State,
-    pub(crate) way: Way,
     /// The script that it runs, if that is known here.
     pub(crate) script: Option<Digest>,
     /// How the replies to a transaction become one.
-    pub(crate) exec: Option<Box<Exec>>,
-    /// What it is counted as; `None` for what the proxy answers itself.
-    pub(crate) tally: Option<Tally>,
+    pub(crate) exec: Option<Exec>,
     /// Receivers of a published message that the node does not know of: see
     /// [`crate::pubsub::Receivers`].
     pub(crate) more_receivers: i64,
-    /// When the client is told that no reply came.
-    deadline: Instant,
-    line: Line,
-    earlier: Option<RequestId>,
-    later: Option<RequestId>,
 }
 
 /// Whose a request is.
@@ -232,27 +239,45 @@ impl Request {
             owner,
             protocol,
             identity: None,
-            claim: None,
             read_only: false,
             len,
-            delay: None,
             silent: false,
             urgent: false,
             tracked: false,
-            caching: None,
-            step: None,
-            refusal: Vec::new(),
             state,
             way: Way::Shared,
-            script: None,
-            exec: None,
             tally: None,
-            more_receivers: 0,
+            extra: None,
             deadline: Instant::default(),
             line: Line::None,
             earlier: None,
             later: None,
         }
+    }
+
+    /// What is known of it beside the usual.
+    pub(crate) fn extra(&self) -> &Extra {
+        static NOTHING: Extra = Extra {
+            claim: None,
+            delay: None,
+            caching: None,
+            step: None,
+            refusal: Vec::new(),
+            script: None,
+            exec: None,
+            more_receivers: 0,
+        };
+        self.extra.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to change what is there already.
+    pub(crate) fn known_extra(&mut self) -> Option<&mut Extra> {
+        self.extra.as_deref_mut()
+    }
+
+    /// The same, to add to it.
+    pub(crate) fn extra_mut(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
     }
 
     /// The session that is owed the reply.
@@ -311,7 +336,7 @@ impl Request {
 
     /// Why a command that came back is not sent again.
     pub(crate) fn refusal(&self) -> &[u8] {
-        match &self.refusal[..] {
+        match &self.extra().refusal[..] {
             b"" => b"TRYAGAIN a command behind this one has been executed already",
             refusal => refusal,
         }
@@ -331,8 +356,9 @@ impl Request {
     /// Whether the client gets one node's reply as it is, and as soon as it is its turn.
     pub(crate) fn is_answered_verbatim(&self) -> bool {
         let is_whole = matches!(self.state, State::Whole(_)) && self.way == Way::Shared;
-        let is_changed = self.exec.is_some() || self.step.is_some() || self.more_receivers != 0;
-        is_whole && !is_changed && !self.silent && self.delay.is_none()
+        let Extra { delay, step, exec, more_receivers, .. } = self.extra();
+        let is_changed = exec.is_some() || step.is_some() || *more_receivers != 0;
+        is_whole && !is_changed && !self.silent && delay.is_none()
     }
 
     /// Whether any of it is to be sent again.

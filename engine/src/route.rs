@@ -79,25 +79,31 @@ impl RouteTable {
         places: &mut Places,
         rewritten: &'a mut Rewritten,
     ) -> Result<RequestFrame<'a>, NoRoute> {
-        places.places.clear();
-        places.routes.clear();
+        let Places { places, routes } = places;
+        places.clear();
+        routes.clear();
         for position in keys {
             let key = frame.arg(*position as usize).unwrap_or_default();
-            places.routes.push(self.find(key).ok_or(NoRoute)?);
+            let route = self.find(key).ok_or(NoRoute)?;
+            routes.push(route);
+            places.push(self.place_of(key, route, read_only));
         }
-        let Places { places, routes } = places;
-        let frame = if self.has_rewrites && routes.iter().any(|route| self.rewrites(*route)) {
-            self.rewrite(frame, keys, routes, attributes, rewritten);
-            RequestFrame::new(&rewritten.bytes, &rewritten.args)
-        } else {
-            frame
-        };
-        for (position, route) in keys.iter().zip(routes) {
+        if !(self.has_rewrites && routes.iter().any(|route| self.rewrites(*route))) {
+            return Ok(frame);
+        }
+        self.rewrite(frame, keys, routes, attributes, rewritten);
+        let frame = RequestFrame::new(&rewritten.bytes, &rewritten.args);
+        for ((position, route), place) in keys.iter().zip(routes).zip(places) {
             let key = frame.arg(*position as usize).unwrap_or_default();
-            let cluster = self.cluster(*route, read_only);
-            places.push(Place { cluster, slot: self.slot(cluster, key) });
+            *place = self.place_of(key, *route, read_only);
         }
         Ok(frame)
+    }
+
+    /// Where a key lives that has the name by which its node knows it.
+    fn place_of(&self, key: &[u8], route: usize, read_only: bool) -> Place {
+        let cluster = self.cluster(route, read_only);
+        Place { cluster, slot: self.slot(cluster, key) }
     }
 
     /// The route for commands that name no key.

@@ -116,7 +116,8 @@ impl Proxy {
             Some(FaultKind::Error(delay)) => return self.answer_fault(id, command, delay, now),
             Some(FaultKind::Delay(delay)) => command.delay = Some(delay),
         }
-        command.script = self.note_script(spec, frame);
+        let script = self.note_script(spec, frame);
+        command.script = script.as_ref();
         match support {
             Support::Forward => self.send_keyed(id, &command, now),
             Support::Split(merge) => {
@@ -302,9 +303,11 @@ impl Proxy {
         // To watch twice does no harm either.
         request.read_only = command.spec.is_read() || matches!(command.way, Way::Watch(_));
         request.urgent = command.spec.flags.contains(Flags::ALLOW_BUSY);
-        request.delay = command.delay;
         request.way = command.way;
-        request.script = command.script;
+        if command.delay.is_some() || command.script.is_some() {
+            let extra = request.extra_mut();
+            (extra.delay, extra.script) = (command.delay, command.script.copied());
+        }
         match owner {
             Owner::Session(id) => {
                 let session = self.sessions.get_mut(id)?;
@@ -318,7 +321,8 @@ impl Proxy {
                 if session.is_tracking() {
                     request.tracked = true;
                     let tracking = session.tracking.as_ref();
-                    request.caching = tracking.and_then(|tracking| tracking.caching_command());
+                    request.extra_mut().caching =
+                        tracking.and_then(|tracking| tracking.caching_command());
                 }
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
                 session.alone |= subscribes || to_many || command.way != Way::Shared;
@@ -379,7 +383,7 @@ pub(super) struct Command<'a> {
     pub(super) delay: Option<Duration>,
     pub(super) way: Way,
     /// The script that it runs, if that is known.
-    pub(super) script: Option<Digest>,
+    pub(super) script: Option<&'a Digest>,
 }
 
 impl<'a> Command<'a> {

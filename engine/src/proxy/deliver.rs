@@ -69,13 +69,13 @@ impl Proxy {
             return self.buffers.recycle(counted);
         }
         let Some(request) = self.requests.waiting(id) else { return };
-        if let Some(exec) = request.exec.take() {
+        if let Some(exec) = request.known_extra().and_then(|extra| extra.exec.take()) {
             let mut merged = self.buffers.take();
             exec.write_reply(reply, &mut merged);
             self.deliver(id, &merged);
             return self.buffers.recycle(merged);
         }
-        if let Some(step) = request.step {
+        if let Some(step) = request.extra().step {
             let mut next = self.buffers.take();
             step.write_reply(reply, &mut next);
             self.deliver(id, &next);
@@ -146,8 +146,8 @@ impl Proxy {
                 false => format!("CLUSTERDOWN no node of cluster '{name}' answers: {reasons}"),
             };
             encode::error(out, text.as_bytes());
-        } else if request.is_held() && !request.refusal.is_empty() {
-            encode::error(out, &request.refusal);
+        } else if request.is_held() && !request.extra().refusal.is_empty() {
+            encode::error(out, &request.extra().refusal);
         } else {
             let timeout = self.config.op_timeout;
             let more = match unknown {
@@ -167,13 +167,13 @@ impl Proxy {
     /// after a made-up delay.
     pub(super) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
         let Some(request) = self.requests.waiting(id) else { return };
-        if let Some(claim) = request.claim.take() {
+        if let Some(claim) = request.known_extra().and_then(|extra| extra.claim.take()) {
             return self.conclude_claim(id, *claim, reply);
         }
         if matches!(request.way, Way::Track) {
             return self.conclude_track(id, reply);
         }
-        match request.delay.take() {
+        match request.known_extra().and_then(|extra| extra.delay.take()) {
             Some(delay) => self.delay(id, reply, self.now + delay),
             None => self.hand_over(id, reply),
         }

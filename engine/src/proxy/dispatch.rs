@@ -9,7 +9,9 @@ use crate::config::{Credentials, ReadPolicy};
 use crate::hold::Held;
 use crate::identity::Login;
 use crate::output::Queued;
-use crate::request::{Leave, Owner, Part, Request, RequestId, Stage, State, SubRequestId, Way};
+use crate::request::{
+    Extra, Leave, Owner, Part, Request, RequestId, Stage, State, SubRequestId, Way,
+};
 use crate::resp;
 use crate::session::Session;
 use crate::time::Instant;
@@ -53,7 +55,7 @@ impl Proxy {
             None => {
                 if cluster.is_known() {
                     // As a node would say it; perhaps the topology was read during a failover.
-                    request.refusal = b"CLUSTERDOWN Hash slot not served".to_vec();
+                    request.extra_mut().refusal = b"CLUSTERDOWN Hash slot not served".to_vec();
                     cluster.refresh.hurry(now);
                 }
                 self.hold(sub_request, command, now);
@@ -86,7 +88,7 @@ impl Proxy {
         let ordinary = Lane { manner, number };
         let lane = if request.urgent { Lane { number: lanes, ..ordinary } } else { ordinary };
         let tracked = request.tracked;
-        let is_own_exec = request.exec.is_some() && manner.identity.is_some();
+        let is_own_exec = manner.identity.is_some() && request.extra().exec.is_some();
         let Some(&Part { cluster, stage, .. }) = request.part(sub_request.part) else { return };
         let connection = match (way, session) {
             (_, Some(session)) if tracked => {
@@ -337,7 +339,9 @@ impl Proxy {
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
-        let script = request.script.filter(|_| request.exec.is_none());
+        let Extra { script, exec, caching, .. } = request.extra();
+        let script = script.filter(|_| exec.is_none());
+        let (caching, replies) = (*caching, exec.as_ref().map_or(1, |exec| exec.replies));
         let is_new = script.is_some_and(|script| !connection.shown.note(script, &self.scripts));
         let mut eval = Vec::new();
         // A script that the node may not know goes with its EVALSHA: if it said NOSCRIPT, the commands
@@ -363,7 +367,8 @@ impl Proxy {
         if connection.pipeline.is_empty() {
             connection.silent_since = now;
         }
-        if request.identity.is_some() && (request.exec.is_some() || request.way.is_watch()) {
+        if request.identity.is_some() && (request.extra().exec.is_some() || request.way.is_watch())
+        {
             let watches = request.session().and_then(|session| self.sessions.get(session));
             let watches = watches.and_then(|session| session.watch.connection()) == Some(id);
             // What has been watched once could be.
@@ -374,7 +379,7 @@ impl Proxy {
         if let Some(part) = request.part_mut(sub_request.part) {
             part.stage = Stage::Sent(id);
         }
-        if let Some(caching) = request.caching {
+        if let Some(caching) = caching {
             connection.pipeline.push(Expect::Nothing, caching);
         }
         if leave == Leave::Asked {
@@ -383,7 +388,6 @@ impl Proxy {
         if let (Way::Blocking(_), State::Split(_)) = (request.way, &request.state) {
             connection.pipeline.push(Expect::Nothing, PING);
         }
-        let replies = request.exec.as_ref().map_or(1, |exec| exec.replies);
         connection.pipeline.push_unit(Expect::Request(sub_request), command, replies);
         self.stats.upstream(connection.cluster).upstream_rq_total += 1;
         if self.config.enable_command_stats {

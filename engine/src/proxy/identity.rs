@@ -232,11 +232,11 @@ impl Proxy {
             if let Some(hello) = &claim.hello {
                 request.protocol = hello.protocol;
             }
-            request.claim = Some(Box::new(claim));
+            request.extra_mut().claim = Some(Box::new(claim));
             // It may be said twice.
             request.read_only = true;
             request.tracked = false;
-            request.caching = None;
+            request.extra_mut().caching = None;
         }
         self.send(SubRequestId { request, part: 0 }, command, now);
     }

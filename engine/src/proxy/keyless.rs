@@ -138,7 +138,7 @@ impl Proxy {
         let Some(cursor) = Cursor::parse(frame.arg(1).unwrap_or_default()) else { return };
         let Some(request) = self.requests.waiting(id) else { return };
         let step = Step::new(cursor, cluster);
-        request.step = Some(step);
+        request.extra_mut().step = Some(step);
         request.state = State::Whole(part_at(index, step.slot()));
         let mut command = self.buffers.take();
         step.write_command(frame, &mut command);

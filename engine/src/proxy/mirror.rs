@@ -115,10 +115,11 @@ impl Proxy {
                 }
             }
             Way::WatchedExec if reply.first() == Some(&b'*') && !Reply::new(reply).is_null() => {
-                let Some(exec) = request.exec.take() else { return };
+                let exec = request.known_extra().and_then(|extra| extra.exec.take());
+                let Some(exec) = exec else { return };
                 self.mirror_transaction(&exec, command, now);
                 if let Some(request) = self.requests.get_mut(sub_request.request) {
-                    request.exec = Some(exec);
+                    request.extra_mut().exec = Some(exec);
                 }
             }
             Way::Shared | Way::Watch(_) | Way::WatchedExec | Way::Track => {}
@@ -185,8 +186,8 @@ impl Proxy {
             let command = Command::unit(copy.spec, copy.bytes, Way::Shared);
             if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
                 self.stats.upstream(cluster).mirror_sent += 1;
-                if let Some(request) = self.requests.get_mut(request) {
-                    request.exec = copy.exec.map(|exec| Box::new(exec.copy()));
+                if let (Some(exec), Some(request)) = (copy.exec, self.requests.get_mut(request)) {
+                    request.extra_mut().exec = Some(exec.copy());
                 }
                 self.send(SubRequestId { request, part: 0 }, copy.bytes, now);
             }

@@ -97,14 +97,14 @@ impl Proxy {
         }
         let request = self.requests.waiting(sub_request.request);
         // What was shown only after this command was sent, Redis would not know either.
-        if request.is_none_or(|request| request.script.is_none()) {
+        if request.is_none_or(|request| request.extra().script.is_none()) {
             return false;
         }
         let mut eval = self.buffers.take();
         let written = self.write_eval(from, command, &mut eval).is_some();
         let request = self.requests.waiting(sub_request.request).filter(|_| written);
         if let Some(request) = request {
-            request.refusal =
+            request.extra_mut().refusal =
                 reply.trim_ascii_end().strip_prefix(b"-").unwrap_or_default().to_vec();
             self.send_again(sub_request, &eval, now);
         }

@@ -169,7 +169,7 @@ impl Proxy {
     /// said, so it will not track what the client now reads.
     pub(super) fn note_untracked(&mut self, sub_request: SubRequestId, leave: Leave) {
         let request = self.requests.get(sub_request.request);
-        let request = request.filter(|request| request.caching.is_some());
+        let request = request.filter(|request| request.extra().caching.is_some());
         if let (Leave::Asked, Some(id)) = (leave, request.and_then(Request::session)) {
             self.invalidate(id, None);
         }

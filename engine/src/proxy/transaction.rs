@@ -274,7 +274,7 @@ impl Proxy {
         }
         if let Some(request) = self.requests.get_mut(request) {
             request.read_only = exec.target.read_only;
-            request.exec = Some(Box::new(exec));
+            request.extra_mut().exec = Some(exec);
         }
         self.send(SubRequestId { request, part: 0 }, &unit, now);
     }

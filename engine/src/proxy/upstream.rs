@@ -220,7 +220,8 @@ impl Proxy {
     fn note_queued(&mut self, expect: Expect, reply: &[u8]) {
         let Expect::Request(sub_request) = expect else { return };
         let request = self.requests.waiting(sub_request.request);
-        if let Some(exec) = request.and_then(|request| request.exec.as_mut()) {
+        let extra = request.and_then(|request| request.known_extra());
+        if let Some(exec) = extra.and_then(|extra| extra.exec.as_mut()) {
             exec.note_queued(reply);
         }
     }
@@ -235,14 +236,15 @@ impl Proxy {
         now: Instant,
     ) {
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
-        let verdict = request.exec.as_mut().and_then(|exec| exec.take_verdict(reply));
+        let exec = request.known_extra().and_then(|extra| extra.exec.as_mut());
+        let verdict = exec.and_then(|exec| exec.take_verdict(reply));
         let verdict = verdict.as_deref().unwrap_or(reply);
         let error = match verdict.strip_prefix(b"-").and_then(|r| r.strip_suffix(b"\r\n")) {
             Some(text) => ErrorReply::of(text),
             None => ErrorReply::Final,
         };
         if error == ErrorReply::Final && request.way == Way::Shared {
-            let script = request.script;
+            let script = request.extra().script;
             self.note_no_script(script, reply);
             if !self.bring_script(id, sub_request, range, reply, now) {
                 self.take_reply(sub_request, reply);
@@ -315,7 +317,7 @@ impl Proxy {
             if let Some(request) = self.requests.get_mut(sub_request.request) {
                 let text = reply.strip_prefix(b"-").unwrap_or(reply);
                 let text = text.strip_suffix(b"\r\n").unwrap_or(text);
-                request.refusal = if is_ask { TRYAGAIN } else { text }.to_vec();
+                request.extra_mut().refusal = if is_ask { TRYAGAIN } else { text }.to_vec();
             }
             if let Some(cluster) = self.cluster_of(from) {
                 cluster.refresh.hurry(now);
@@ -489,7 +491,7 @@ impl Proxy {
                 self.conclude_watched(sub_request);
                 self.take_error(sub_request, &text);
             } else {
-                request.refusal = match popped.written {
+                request.extra_mut().refusal = match popped.written {
                     true => format!("ERR {lost} before the reply"),
                     false => format!("CLUSTERDOWN {lost} before the command was sent"),
                 }

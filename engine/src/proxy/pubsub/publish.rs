@@ -29,8 +29,8 @@ impl Proxy {
         let more_receivers = self.more_receivers(kind, channel, cluster, now);
         let request = self.begin(Owner::Session(id), &command, State::Whole(part), now);
         let Some(request) = request else { return };
-        if let Some(request) = self.requests.get_mut(request) {
-            request.more_receivers = more_receivers;
+        if let Some(request) = self.requests.get_mut(request).filter(|_| more_receivers != 0) {
+            request.extra_mut().more_receivers = more_receivers;
         }
         self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
         self.mirror_message(kind, command, now);
@@ -51,7 +51,7 @@ impl Proxy {
     /// The reply to a PUBLISH with those receivers counted that the node does not know of; `None` if
     /// it is right as it is.
     pub(in crate::proxy) fn count_receivers(&self, id: RequestId, reply: &[u8]) -> Option<i64> {
-        let more = Some(self.requests.get(id)?.more_receivers).filter(|more| *more != 0)?;
+        let more = Some(self.requests.get(id)?.extra().more_receivers).filter(|more| *more != 0)?;
         let count = Reply::new(reply).integer()?;
         Some(count.saturating_add(more).max(0))
     }

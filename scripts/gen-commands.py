@@ -115,7 +115,8 @@ OUTCOMES = {
         "answered",
         "by the proxy, of its own clients on the same worker; with `auth_passthrough`, of the same user alone",
     ),
-    "Local::ClientSwitch": ("answered", "by the proxy, without any effect"),
+    "Local::ClientNoEvict": ("answered", "by the proxy, and shown by CLIENT INFO; it evicts no client"),
+    "Local::ClientNoTouch": ("answered", "by the proxy, without any effect"),
 }
 
 

@@ -36,6 +36,8 @@ pub struct Session {
     pub(crate) command: &'static str,
     /// Who it says it is; empty: the default user.
     pub(crate) user: Vec<u8>,
+    /// What CLIENT NO-EVICT said; RESET leaves it.
+    pub(crate) no_evict: bool,
     /// As whom nodes execute what it says; `None`: as the configuration says, in database 0.
     pub(crate) identity: Option<IdentityId>,
     pub(crate) replies: Replies,
@@ -116,6 +118,7 @@ impl Session {
             active: now,
             command: "",
             user: Vec::new(),
+            no_evict: false,
             identity: None,
             replies: Replies::On,
             silent: false,

@@ -44,6 +44,9 @@ fn clients_are_listed_with_what_is_known_of_them() {
         assert_eq!(driver.ask(first, "CLIENT GETREDIR"), ":-1 ");
         assert_eq!(driver.ask(first, "CLIENT NO-EVICT on"), "+OK ");
         assert_eq!(driver.ask(first, "CLIENT NO-EVICT x"), "-ERR syntax error ");
+        assert_eq!(field(&driver.ask(first, "CLIENT INFO"), "flags"), "e");
+        driver.ask(first, "CLIENT NO-EVICT off");
+        assert_eq!(field(&driver.ask(first, "CLIENT INFO"), "flags"), "N");
         assert_eq!(driver.ask(first, "ACL WHOAMI"), "$7 default ");
         driver.ask(first, "HELLO 3");
         let tracking = "%3 $5 flags ~1 $3 off $8 redirect :-1 $8 prefixes *0 ";

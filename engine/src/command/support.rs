@@ -134,8 +134,10 @@ pub enum Local {
     ClientSetinfo,
     /// `CLIENT SETNAME name`
     ClientSetname,
-    /// `CLIENT NO-EVICT ON|OFF` and its like, which change nothing here
-    ClientSwitch,
+    /// `CLIENT NO-EVICT ON|OFF`
+    ClientNoEvict,
+    /// `CLIENT NO-TOUCH ON|OFF`, which changes nothing here
+    ClientNoTouch,
     /// `CLIENT TRACKINGINFO`
     ClientTrackinginfo,
     /// Any subcommand of `CLUSTER`
@@ -227,7 +229,8 @@ const DECISIONS: &[(Support, &[&str])] = &[
     (Support::Local(Local::ClientReply), &["client|reply"]),
     (Support::Local(Local::ClientSetinfo), &["client|setinfo"]),
     (Support::Local(Local::ClientSetname), &["client|setname"]),
-    (Support::Local(Local::ClientSwitch), &["client|no-evict", "client|no-touch"]),
+    (Support::Local(Local::ClientNoEvict), &["client|no-evict"]),
+    (Support::Local(Local::ClientNoTouch), &["client|no-touch"]),
     (Support::Local(Local::ClientTrackinginfo), &["client|trackinginfo"]),
     (Support::Track, &["client|tracking"]),
     (Support::Unblock, &["client|unblock"]),

@@ -215,6 +215,7 @@ impl Proxy {
         flags.extend(session.transaction.is_some().then_some('x'));
         let tracking = session.tracking.as_ref();
         flags.extend(tracking.map(|tracking| tracking.letters()));
+        flags.extend(session.no_evict.then_some('e'));
         if flags.is_empty() {
             flags.push('N');
         }
@@ -267,11 +268,13 @@ impl Filter<'_> {
     }
 }
 
-/// `CLIENT NO-EVICT` and its like: a switch that changes nothing here.
-pub(super) fn check_switch(frame: &RequestFrame<'_>) -> Result<(), String> {
-    let word = frame.arg(2).unwrap_or_default();
-    let known = word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"off");
-    if known { Ok(()) } else { Err(SYNTAX_ERROR.to_owned()) }
+/// What `CLIENT NO-EVICT` and its like are to switch to.
+pub(super) fn switch(frame: &RequestFrame<'_>) -> Result<bool, String> {
+    match frame.arg(2).unwrap_or_default() {
+        word if word.eq_ignore_ascii_case(b"on") => Ok(true),
+        word if word.eq_ignore_ascii_case(b"off") => Ok(false),
+        _ => Err(SYNTAX_ERROR.to_owned()),
+    }
 }
 
 /// A text, as a verbatim string where there is such a thing.

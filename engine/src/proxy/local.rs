@@ -1,7 +1,7 @@
 //! Commands that the proxy answers itself, as a standalone redis-server 7.0 would.
 
 use super::Proxy;
-use super::client::check_switch;
+use super::client::switch;
 use crate::auth::{check_password, check_user};
 use crate::command::{CommandSpec, Local};
 use crate::config::User;
@@ -89,7 +89,13 @@ impl Proxy {
             Local::ClientKill => self.client_kill(id, frame),
             Local::ClientList => self.client_list(id, frame),
             Local::ClientReply => self.client_reply(id, frame),
-            Local::ClientSwitch => check_switch(frame).map(|()| self.answer_ok(id)),
+            Local::ClientNoEvict => switch(frame).map(|on| {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.no_evict = on;
+                }
+                self.answer_ok(id);
+            }),
+            Local::ClientNoTouch => switch(frame).map(|_| self.answer_ok(id)),
             Local::ClientTrackinginfo => {
                 self.client_trackinginfo(id);
                 Ok(())

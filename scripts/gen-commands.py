@@ -248,7 +248,10 @@ those of Redis 7.0 and later, Valkey, and the modules that come with Redis 8.
   `CROSSSLOT`. Keys with the same `{{hash tag}}` share a slot.
 - A command without keys concerns the cluster of the catch-all route only. Of those that are fanned out, none of the
   same client is under way at the same time. Replicas are never asked: what is set on all nodes is the operator's.
-- A command that is not in this table is forwarded as a write whose first argument is its key.
+- Between MULTI and EXEC all keys must be in one slot, and commands that are fanned out are refused with `CROSSSLOT`, alone as
+  well: several nodes have no moment in common in which a transaction could happen.
+- A command that is not in this table is forwarded as a write whose first argument is its key; but `POST` and `Host:`, which
+  Redis takes for the work of a web browser, close the client as they do there.
 - *Keys* are the places of the arguments that are keys; the command's name, with its subcommand's, comes before them.
 
 | Command | Keys | What happens | How, or why not |

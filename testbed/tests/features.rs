@@ -142,6 +142,35 @@ fn keys_are_made_of_what_envoy_knows_of_the_connection() {
 }
 
 #[test]
+fn clients_of_a_server_with_databases_are_in_one_each() {
+    let server = RedisServer::start(&[]).unwrap();
+    let config = json!({
+        "settings": {"op_timeout": "5s"},
+        "prefix_routes": {"catch_all_route": {"cluster": "redis"}},
+        "clusters": {"redis": {"type": "STANDALONE", "seeds": [server.addr().to_string()]}},
+    });
+    let mut options = EnvoyOptions::new(PluginConfig::from_text(config.to_string()));
+    // Else two clients might share no connection anyway.
+    options.concurrency = 1;
+    let envoy = Envoy::start(options).unwrap();
+    let (mut zero, mut three) = (Client::connect(envoy.addr()), Client::connect(envoy.addr()));
+    assert_eq!(ask(&mut three, &["SELECT", "3"]), r"+OK\r\n");
+    assert_eq!(ask(&mut three, &["SET", "a", "three"]), r"+OK\r\n");
+    assert_eq!(ask(&mut zero, &["SET", "a", "zero"]), r"+OK\r\n");
+    assert_eq!(ask(&mut three, &["GET", "a"]), r"$5\r\nthree\r\n");
+    assert_eq!(ask(&mut zero, &["GET", "a"]), r"$4\r\nzero\r\n");
+    ask(&mut three, &["MULTI"]);
+    ask(&mut three, &["APPEND", "a", "!"]);
+    assert_eq!(ask(&mut three, &["EXEC"]), r"*1\r\n:6\r\n");
+    assert_eq!(ask(&mut three, &["SELECT", "16"]), r"-ERR DB index is out of range\r\n");
+    assert_eq!(ask(&mut three, &["GET", "a"]), r"$6\r\nthree!\r\n");
+    let mut direct = Client::connect(server.addr());
+    ask(&mut direct, &["SELECT", "3"]);
+    assert_eq!(ask(&mut direct, &["GET", "a"]), r"$6\r\nthree!\r\n");
+    assert_eq!(ask(&mut direct, &["DBSIZE"]), r":1\r\n");
+}
+
+#[test]
 fn half_a_mirror_holds_the_same_keys_on_every_run() {
     let cluster = RedisCluster::start(primaries_only()).unwrap();
     let sample = || -> BTreeSet<String> {

@@ -67,7 +67,7 @@ pub(crate) struct Request {
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
     /// It asks who its client may be.
-    pub(crate) claim: Option<Box<Claim>>,
+    pub(crate) claim: Option<Claim>,
     /// For how long its reply is to be held back.
     pub(crate) delay: Option<Duration>,
     /// What CLIENT CACHING said of it: the node has to hear that right before.
@@ -461,26 +461,17 @@ impl Requests {
 
     /// The reply is handed over from now on, however long that takes.
     pub(crate) fn set_relayed(&mut self, id: RequestId) {
-        self.unlink(id);
-        if let Some(request) = self.arena.get_mut(id) {
-            request.state = State::Relayed;
-        }
+        self.end_wait(id, State::Relayed);
     }
 
     /// Holds the reply back: until it is handed over, the request does not wait, nor is it answered.
     pub(crate) fn set_delayed(&mut self, id: RequestId) {
-        self.unlink(id);
-        if let Some(request) = self.arena.get_mut(id) {
-            request.state = State::Delayed;
-        }
+        self.end_wait(id, State::Delayed);
     }
 
     /// Keeps `reply` until its turn comes; the request waits no longer.
     pub(crate) fn set_answered(&mut self, id: RequestId, reply: Vec<u8>) {
-        self.unlink(id);
-        if let Some(request) = self.arena.get_mut(id) {
-            request.state = State::Answered(reply);
-        }
+        self.end_wait(id, State::Answered(reply));
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
@@ -490,6 +481,14 @@ impl Requests {
 
     pub(crate) fn len(&self) -> usize {
         self.arena.len()
+    }
+
+    /// No reply is waited for any more, nor does time run out.
+    fn end_wait(&mut self, id: RequestId, state: State) {
+        self.unlink(id);
+        if let Some(request) = self.arena.get_mut(id) {
+            request.state = state;
+        }
     }
 
     fn unlink(&mut self, id: RequestId) {

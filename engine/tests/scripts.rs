@@ -7,6 +7,13 @@ use support::{Driver, each_chunking, encode};
 /// The fake nodes let every script append its argument to its key.
 const SCRIPT: &str = "append";
 
+/// What an EVALSHA is answered with whose script is not known.
+const UNKNOWN: &str = "-NOSCRIPT No matching script. Please use EVAL. ";
+
+fn digest_of(script: &str) -> String {
+    sha1_smol::Sha1::from(script).digest().to_string()
+}
+
 /// Loads the script everywhere, then restarts all nodes, so to speak. Returns its digest.
 fn load_and_forget(driver: &mut Driver, client: support::ClientId) -> String {
     let reply = driver.ask(client, &format!("SCRIPT LOAD {SCRIPT}"));
@@ -52,7 +59,7 @@ fn an_eval_shows_a_script_as_well() {
         let client = driver.connect();
         driver.ask(client, &format!("EVAL {SCRIPT} 1 a x"));
         driver.cluster.forget_scripts();
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let digest = digest_of(SCRIPT);
         assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), ":2 ");
     });
 }
@@ -61,12 +68,11 @@ fn an_eval_shows_a_script_as_well() {
 fn a_script_that_nobody_has_shown_or_that_was_flushed_is_not_known() {
     each_chunking(|mut driver| {
         let client = driver.connect();
-        let unknown = "-NOSCRIPT No matching script. Please use EVAL. ";
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
-        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), unknown);
+        let digest = digest_of(SCRIPT);
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), UNKNOWN);
         driver.ask(client, &format!("SCRIPT LOAD {SCRIPT}"));
         assert_eq!(driver.ask(client, "SCRIPT FLUSH"), "+OK ");
-        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), unknown);
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), UNKNOWN);
     });
 }
 
@@ -87,7 +93,7 @@ fn scripts_in_a_pipeline_are_brought_in_their_order() {
 fn scripts_in_a_pipeline_are_known_wherever_they_come_to() {
     each_chunking(|mut driver| {
         let client = driver.connect();
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let digest = digest_of(SCRIPT);
         let run = |key: &str| encode(&format!("EVALSHA {digest} 1 {key} x"));
         let shown = encode(&format!("EVAL {SCRIPT} 1 a x"));
         let exists = encode(&format!("SCRIPT EXISTS {digest} nonsense"));
@@ -102,11 +108,10 @@ fn scripts_in_a_pipeline_are_known_wherever_they_come_to() {
 fn what_is_shown_behind_a_command_is_not_known_to_it() {
     each_chunking(|mut driver| {
         let client = driver.connect();
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let digest = digest_of(SCRIPT);
         let (run, shown) = (format!("EVALSHA {digest} 1 a x"), format!("EVAL {SCRIPT} 1 b x"));
         driver.send(client, [encode(&run), encode(&shown)].concat());
-        let unknown = "-NOSCRIPT No matching script. Please use EVAL. ";
-        assert_eq!(driver.received(client), format!("{unknown}:1 "));
+        assert_eq!(driver.received(client), format!("{UNKNOWN}:1 "));
         assert_eq!(driver.cluster.value("a"), None);
     });
 }
@@ -115,23 +120,22 @@ fn what_is_shown_behind_a_command_is_not_known_to_it() {
 fn what_was_not_executed_is_not_known() {
     each_chunking(|mut driver| {
         let client = driver.connect();
-        let unknown = "-NOSCRIPT No matching script. Please use EVAL. ";
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let digest = digest_of(SCRIPT);
         for keys in ["-1 a", "2 a", "nonsense a"] {
             driver.ask(client, &format!("EVAL {SCRIPT} {keys}"));
             driver.cluster.forget_scripts();
-            assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), unknown, "{keys}");
+            assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), UNKNOWN, "{keys}");
         }
         driver.send(
             client,
             ["MULTI", &format!("EVAL {SCRIPT} 1 a x"), "DISCARD"].map(encode).concat(),
         );
         assert_eq!(driver.received(client), "+OK +QUEUED +OK ");
-        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), unknown);
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), UNKNOWN);
         driver.cluster.refuse_once = Some("ERR Error compiling script (new function)".to_owned());
         driver.ask(client, "EVAL nonsense( 0");
-        let digest = sha1_smol::Sha1::from("nonsense(").digest().to_string();
-        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), unknown);
+        let digest = digest_of("nonsense(");
+        assert_eq!(driver.ask(client, &format!("EVALSHA {digest} 1 a x")), UNKNOWN);
     });
 }
 
@@ -147,8 +151,7 @@ fn a_script_that_was_overtaken_is_not_brought_afterwards() {
     let run = encode(&format!("EVALSHA {digest} 1 a x"));
     driver.send(client, [run, encode("APPEND a y")].concat());
     driver.wait(std::time::Duration::from_millis(100));
-    let unknown = "-NOSCRIPT No matching script. Please use EVAL. ";
-    assert_eq!(driver.received(client), format!("{unknown}:2 "));
+    assert_eq!(driver.received(client), format!("{UNKNOWN}:2 "));
     assert_eq!(driver.cluster.value("a").unwrap(), "zy");
 }
 
@@ -156,7 +159,7 @@ fn a_script_that_was_overtaken_is_not_brought_afterwards() {
 fn a_transaction_shows_scripts_and_brings_them() {
     each_chunking(|mut driver| {
         let client = driver.connect();
-        let digest = sha1_smol::Sha1::from(SCRIPT).digest().to_string();
+        let digest = digest_of(SCRIPT);
         driver.ask(client, "MULTI");
         assert_eq!(driver.ask(client, &format!("EVAL {SCRIPT} 1 a x")), "+QUEUED ");
         assert_eq!(driver.ask(client, "EXEC"), "*1 :1 ");

@@ -301,7 +301,7 @@ impl Proxy {
         let to_many = matches!(state, State::Unplanned(..));
         let mut request = Request::new(owner, Protocol::Resp2, command.len, state);
         // To watch twice does no harm either.
-        request.read_only = command.spec.is_read() || matches!(command.way, Way::Watch(_));
+        request.read_only = command.spec.is_read() || command.way.is_watch();
         request.urgent = command.spec.flags.contains(Flags::ALLOW_BUSY);
         request.way = command.way;
         if command.delay.is_some() || command.script.is_some() {
@@ -321,8 +321,10 @@ impl Proxy {
                 if session.is_tracking() {
                     request.tracked = true;
                     let tracking = session.tracking.as_ref();
-                    request.extra_mut().caching =
-                        tracking.and_then(|tracking| tracking.caching_command());
+                    if let Some(caching) = tracking.and_then(|tracking| tracking.caching_command())
+                    {
+                        request.extra_mut().caching = Some(caching);
+                    }
                 }
                 let subscribes = matches!(command.spec.support, Support::Subscribe(_));
                 session.alone |= subscribes || to_many || command.way != Way::Shared;

@@ -168,7 +168,7 @@ impl Proxy {
     pub(super) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
         let Some(request) = self.requests.waiting(id) else { return };
         if let Some(claim) = request.known_extra().and_then(|extra| extra.claim.take()) {
-            return self.conclude_claim(id, *claim, reply);
+            return self.conclude_claim(id, claim, reply);
         }
         if matches!(request.way, Way::Track) {
             return self.conclude_track(id, reply);

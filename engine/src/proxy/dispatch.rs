@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Proxy;
 use super::identity::ask_permit;
+use super::{PING, Proxy};
 use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, ReadPolicy};
 use crate::hold::Held;
@@ -22,11 +22,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// `ASKING` as a command: the next one may be served by a node that is importing its slot.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
-
-/// `PING` as a command. WAIT is about what its server had written when the connection's last
-/// command ended (redis `replication.c`, `client.woff`), so one has to come before it, after the
-/// client's writes on other connections.
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 impl Proxy {
     /// Sends a sub-request to the owner of its slot, or holds it until it can be sent.
@@ -385,6 +380,9 @@ impl Proxy {
         if leave == Leave::Asked {
             connection.pipeline.push(Expect::Nothing, ASKING);
         }
+        // WAIT is about what its server had written when the connection's last command ended (redis
+        // `replication.c`, `client.woff`), so one has to come before it, after the client's writes on
+        // other connections.
         if let (Way::Blocking(_), State::Split(_)) = (request.way, &request.state) {
             connection.pipeline.push(Expect::Nothing, PING);
         }

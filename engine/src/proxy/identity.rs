@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use super::Proxy;
 use super::command::Command;
 use super::local::HELLO_NOAUTH;
 use super::upstream::Fate;
+use super::{PING, Proxy};
 use crate::command::CommandSpec;
 use crate::config::{ReadPolicy, Secret};
 use crate::identity::{Claim, Greeting, IDLE, IdentityId, Login};
@@ -20,9 +20,6 @@ use crate::session::SessionId;
 use crate::time::Instant;
 use crate::transaction::{EXEC, MULTI};
 use crate::upstream::{ConnectionId, Expect, Pipeline};
-
-/// What asks whether a client may go on as what it is.
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 const TOO_MANY: &[u8] = b"ERR this proxy has connections of as many users as it may already";
 
@@ -68,6 +65,7 @@ impl Proxy {
                     Login::User { name: Some(Secret::new(name)), password: Secret::new(password) };
                 encode::command(&mut command, &[b"AUTH", name, password]);
             }
+            // Whether it may go on as what it is.
             None => command.extend_from_slice(PING),
         }
         let user = user.map(|(name, _)| name.to_vec());
@@ -232,11 +230,11 @@ impl Proxy {
             if let Some(hello) = &claim.hello {
                 request.protocol = hello.protocol;
             }
-            request.extra_mut().claim = Some(Box::new(claim));
+            let extra = request.extra_mut();
+            (extra.claim, extra.caching) = (Some(claim), None);
             // It may be said twice.
             request.read_only = true;
             request.tracked = false;
-            request.extra_mut().caching = None;
         }
         self.send(SubRequestId { request, part: 0 }, command, now);
     }

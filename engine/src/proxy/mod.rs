@@ -52,6 +52,9 @@ use crate::stats::Recorder;
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId};
 
+/// `PING` as a command.
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
 /// How often connections are looked over for nodes that have fallen silent.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -10,9 +10,9 @@
 
 use std::time::Duration;
 
-use super::Proxy;
 use super::command::Command;
 use super::upstream::Fate;
+use super::{PING, Proxy};
 use crate::cluster::NodeIndex;
 use crate::command::{CommandSpec, Merge};
 use crate::config::ReadPolicy;
@@ -27,8 +27,6 @@ use crate::upstream::{Connection, ConnectionId, Expect, Manner};
 /// A connection on which nothing has come for so long is asked for a sign of life: pushes might be
 /// what does not come.
 const QUIET: Duration = Duration::from_secs(10);
-
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 impl Proxy {
     /// `CLIENT TRACKING`

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::cluster::{Address, ErrorReply, NodeIndex, Redirection};
 use crate::output::LogLevel;
-use crate::proxy::Proxy;
 use crate::proxy::upstream::Fate;
+use crate::proxy::{PING, Proxy};
 use crate::pubsub::wire::{self, Incoming};
 use crate::pubsub::{Link, Subscription, SubscriptionId, TopicKind};
 use crate::request::State;
@@ -26,9 +26,6 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(10);
 /// A subscription that nodes have sent on this often waits before it follows them further.
 const REDIRECTIONS: u8 = 5;
-
-/// What keeps a connection that nobody publishes to from looking dead.
-const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 impl Proxy {
     /// Subscribes at nodes what is not yet; what cannot be now is tried again soon.
@@ -146,6 +143,7 @@ impl Proxy {
             let Some(connection) = self.connections.get(id) else { continue };
             let quiet = now.saturating_duration_since(connection.silent_since) >= QUIET;
             if quiet && connection.pipeline.is_empty() {
+                // Else it would look dead.
                 self.tell(id, Expect::Nothing, PING);
             }
         }

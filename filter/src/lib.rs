@@ -22,8 +22,10 @@
 
 mod abi;
 mod host;
+mod id_map;
 mod metrics;
 mod plugin;
 mod router;
+mod tickets;
 mod transport;
 mod tunnel;

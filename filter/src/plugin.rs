@@ -2,13 +2,14 @@
 //! for.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 
 use slotmesh_engine::{Config, ConnectionId, SessionId};
 
 use crate::host::{self, Buffer, Level};
+use crate::id_map::IdMap;
 use crate::router::Router;
+use crate::tickets::{Stream, Tickets};
 use crate::transport;
 use crate::tunnel::Tunnel;
 
@@ -37,27 +38,10 @@ struct Plugins {
     tunnels: IdMap<Stream>,
 }
 
-/// By a ticket, sent as a header of the stream, a tunnel learns which of this VM's connections it
-/// carries: what the node sends then goes straight to the router.
-#[derive(Default)]
-struct Tickets {
-    /// Tickets of this VM begin with it.
-    nonce: Option<u64>,
-    last: u32,
-    /// Streams whose tunnel has not been seen yet, by the number of their ticket.
-    issued: IdMap<Stream>,
-}
-
 #[derive(Clone, Copy)]
 struct Client {
     root: u32,
     session: SessionId,
-}
-
-#[derive(Clone, Copy)]
-struct Stream {
-    root: u32,
-    connection: ConnectionId,
 }
 
 /// The tokens of one router's streams.
@@ -66,12 +50,6 @@ pub(crate) struct Tokens<'a> {
     streams: &'a mut IdMap<Stream>,
     tickets: &'a mut Tickets,
 }
-
-type IdMap<T> = HashMap<u32, T, BuildHasherDefault<IdHasher>>;
-
-/// Numbers that the host hands out one after the other need no hashing.
-#[derive(Default)]
-struct IdHasher(u64);
 
 impl Tokens<'_> {
     /// A ticket for the stream that `connection` is about to be.
@@ -87,46 +65,6 @@ impl Tokens<'_> {
         if let Some(stream) = self.streams.remove(&token) {
             self.tickets.revoke(stream.connection);
         }
-    }
-}
-
-impl Tickets {
-    fn issue(&mut self, stream: Stream) -> String {
-        let nonce = *self.nonce.get_or_insert_with(host::random);
-        self.last = self.last.wrapping_add(1);
-        self.issued.insert(self.last, stream);
-        format!("{nonce:016x}{:08x}", self.last)
-    }
-
-    /// The stream that the ticket was for; `None` if this VM has not issued it.
-    fn redeem(&mut self, ticket: &[u8]) -> Option<Stream> {
-        let (nonce, number) = std::str::from_utf8(ticket).ok()?.split_at_checked(16)?;
-        if u64::from_str_radix(nonce, 16).ok() != self.nonce {
-            return None;
-        }
-        self.issued.remove(&u32::from_str_radix(number, 16).ok()?)
-    }
-
-    /// Takes back the tickets of connections that have gone without sending anything.
-    fn revoke(&mut self, connection: ConnectionId) {
-        self.issued.retain(|_, stream| stream.connection != connection);
-    }
-}
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        // Spreads over the high bits as well, by which the map tells entries apart.
-        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 

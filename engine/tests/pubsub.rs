@@ -413,6 +413,70 @@ fn subscriptions_are_bounded() {
 }
 
 #[test]
+fn what_waits_on_a_connection_for_subscriptions_is_bounded() {
+    let most = 4_000;
+    let mut driver = Driver::with(support::Chunking::Whole, |config| {
+        config.limits.subscription_bytes = 2_000;
+        config.limits.subscriber_bytes = most;
+    });
+    let [stays, publisher] = [(); 2].map(|()| driver.connect());
+    driver.ask(stays, "SUBSCRIBE a");
+    let slow = node_of(&driver, "subscribe a");
+    driver.cluster.set_health(&slow, Health::Silent);
+    // Each that goes leaves a SUBSCRIBE and an UNSUBSCRIBE behind.
+    let mut refusal = String::new();
+    for number in 0..1_000 {
+        let client = driver.connect();
+        let received = driver.ask(client, &format!("SUBSCRIBE c{number} d{number}"));
+        driver.disconnect(client);
+        assert!(driver.proxy.kept().subscriber_bytes <= most, "{:?}", driver.proxy.kept());
+        if !received.is_empty() {
+            refusal = received;
+        }
+    }
+    let told = format!("bytes of commands wait for replies from {slow} already ");
+    assert!(refusal.starts_with("-ERR ") && refusal.ends_with(&told), "{refusal}");
+    assert_eq!(driver.proxy.kept().subscription_bytes, 2 * 128 + 1, "nothing else is left of it");
+    // Who is subscribed stays so, and there is room again when the node has answered.
+    driver.cluster.set_health(&slow, Health::Well);
+    driver.settle();
+    assert_eq!(driver.ask(publisher, "PUBLISH a m"), ":1 ");
+    assert_eq!(driver.received(stays), array("message a m"));
+    assert_eq!(driver.ask(stays, "SUBSCRIBE b"), array("subscribe b :2"));
+}
+
+#[test]
+fn a_shard_channel_whose_new_node_has_no_room_for_it_waits_until_it_has() {
+    let mut driver = Driver::with(support::Chunking::Whole, |config| {
+        config.limits.subscription_bytes = 1_000;
+        config.limits.subscriber_bytes = 2_000;
+    });
+    let [stays, publisher] = [(); 2].map(|()| driver.connect());
+    // Its name is longer than those that find no room.
+    let long = format!("{{s}}{}", "x".repeat(200));
+    driver.ask(stays, &format!("SSUBSCRIBE {long}"));
+    let slow = (0..3).find(|node| driver.cluster.owner("s") != format!("node-{node}:1")).unwrap();
+    let address = format!("node-{slow}:1");
+    driver.cluster.set_health(&address, Health::Silent);
+    let is_there = |channel: &String| driver.cluster.owner(channel) == address;
+    let channels: Vec<_> = (0..300).map(|n| format!("c{n}")).filter(is_there).collect();
+    let mut refused = 0;
+    for channel in &channels {
+        let client = driver.connect();
+        refused += usize::from(!driver.ask(client, &format!("SSUBSCRIBE {channel}")).is_empty());
+        driver.disconnect(client);
+    }
+    assert!(refused > 50, "{refused} of {}", channels.len());
+    driver.cluster.move_slot("s", slow);
+    driver.settle();
+    driver.cluster.set_health(&address, Health::Well);
+    driver.wait(Duration::from_secs(2));
+    assert_eq!(node_of(&driver, &format!("ssubscribe {long}")), address);
+    assert_eq!(driver.ask(publisher, &format!("SPUBLISH {long} m")), ":1 ");
+    assert_eq!(driver.received(stays), array(&format!("smessage {long} m")));
+}
+
+#[test]
 fn a_node_that_falls_silent_is_given_up_and_its_channels_go_elsewhere() {
     let mut driver = Driver::new(support::Chunking::Whole);
     let [client, publisher] = [(); 2].map(|()| driver.connect());

@@ -262,6 +262,10 @@ pub struct Limits {
     /// Bytes of all clients' subscriptions: names of channels, and the books about them; further
     /// ones are refused.
     pub subscription_bytes: usize,
+    /// Bytes of commands unanswered on one connection that carries subscriptions, with what all
+    /// subscriptions are counted as, because those there may have to be ended; further ones are refused.
+    /// Twice `subscription_bytes` has room for all of them.
+    pub subscriber_bytes: usize,
     /// Clients that cache and are told of changes: each takes a connection to every node, or two;
     /// further ones are refused.
     pub tracking_clients: usize,
@@ -364,6 +368,7 @@ impl Default for Limits {
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,
             subscription_bytes: 256 * 1024 * 1024,
+            subscriber_bytes: 512 * 1024 * 1024,
             tracking_clients: 1024,
             identities: 256,
             script_bytes: 16 * 1024 * 1024,

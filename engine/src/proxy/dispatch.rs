@@ -353,10 +353,7 @@ impl Proxy {
             return self.deliver(sub_request.request, b"");
         }
         if unanswered.saturating_add(command.len()) > self.config.limits.connection_bytes {
-            let text = format!(
-                "ERR {unanswered} bytes of commands wait for replies from {} already",
-                connection.address
-            );
+            let text = connection.crowded();
             return self.fail(sub_request, &text);
         }
         if connection.pipeline.is_empty() {

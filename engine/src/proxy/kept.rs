@@ -1,7 +1,7 @@
 //! How much the proxy keeps, to be held against [`Limits`](crate::config::Limits).
 
 use super::Proxy;
-use crate::upstream::Purpose;
+use crate::upstream::{Connection, Purpose};
 
 /// What the proxy keeps at the moment, under the names of the limits that bound it.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -13,8 +13,7 @@ pub struct Kept {
     /// Bytes of all clients' commands that are unfinished or wait unread.
     pub input_bytes: usize,
     /// Bytes of unanswered commands on the connection that has most, with the few bytes that the proxy
-    /// puts before some of them. Connections that carry subscriptions do not count: what clients are
-    /// subscribed to bounds them.
+    /// puts before some of them. Connections that carry subscriptions count by themselves.
     pub connection_bytes: usize,
     /// Bytes of commands that wait for a node or a topology.
     pub held_bytes: usize,
@@ -22,6 +21,8 @@ pub struct Kept {
     pub mirror_bytes: usize,
     /// Bytes of all clients' subscriptions.
     pub subscription_bytes: usize,
+    /// Bytes of unanswered commands on the connection that has most, of those that carry subscriptions.
+    pub subscriber_bytes: usize,
     /// Bytes of scripts that are remembered.
     pub script_bytes: usize,
 }
@@ -31,16 +32,19 @@ impl Proxy {
     #[must_use]
     pub fn kept(&self) -> Kept {
         let sessions = || self.sessions.iter().map(|(_, session)| session);
-        let connections = self.connections.iter().map(|(_, connection)| connection);
-        let connections = connections.filter(|one| one.purpose != Purpose::Subscriber);
+        let unanswered = |counts: fn(&Connection) -> bool| {
+            let connections = self.connections.iter().map(|(_, connection)| connection);
+            most(connections.filter(|one| counts(one)).map(|one| one.pipeline.unanswered_bytes()))
+        };
         Kept {
             session_requests: most(sessions().map(|session| session.pending.len())),
             session_bytes: most(sessions().map(|session| session.pending_bytes)),
             input_bytes: self.input_bytes,
-            connection_bytes: most(connections.map(|one| one.pipeline.unanswered_bytes())),
+            connection_bytes: unanswered(|one| one.purpose != Purpose::Subscriber),
             held_bytes: self.hold.bytes(),
             mirror_bytes: most(self.mirror_bytes.iter().copied()),
             subscription_bytes: self.pubsub.bytes(),
+            subscriber_bytes: unanswered(|one| one.purpose == Purpose::Subscriber),
             script_bytes: self.scripts.bytes(),
         }
     }

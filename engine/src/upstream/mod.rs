@@ -159,6 +159,12 @@ impl Connection {
         connection
     }
 
+    /// Why no further command may wait on it.
+    pub(crate) fn crowded(&self) -> String {
+        let unanswered = self.pipeline.unanswered_bytes();
+        format!("ERR {unanswered} bytes of commands wait for replies from {} already", self.address)
+    }
+
     /// Queues what the node must hear first. No command follows before all of it is answered: a node
     /// that is just dying, is full, or refuses the proxy has then not seen any, and each can safely
     /// be sent elsewhere.

@@ -22,6 +22,7 @@ pub struct Profile {
     pub session_bytes: usize,
     pub connection_bytes: usize,
     pub held_bytes: usize,
+    pub subscriber_bytes: usize,
     pub mirror_bytes: usize,
     /// Replies of more bytes are handed on as they come.
     pub reply_bytes: usize,
@@ -41,6 +42,7 @@ pub const PEACEFUL: Profile = Profile {
     session_bytes: 1 << 20,
     connection_bytes: 1 << 20,
     held_bytes: 1 << 20,
+    subscriber_bytes: 1 << 20,
     mirror_bytes: 1 << 20,
     reply_bytes: 1 << 20,
 };

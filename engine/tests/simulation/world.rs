@@ -325,6 +325,7 @@ impl World {
             (kept.held_bytes, self.limits.held_bytes),
             (kept.mirror_bytes, self.limits.mirror_bytes),
             (kept.subscription_bytes, self.limits.subscription_bytes),
+            (kept.subscriber_bytes, self.limits.subscriber_bytes + PREFACE),
             (kept.script_bytes, self.limits.script_bytes),
         ];
         let is_over = bounds.iter().any(|(kept, most)| kept > most);
@@ -364,6 +365,7 @@ impl Profile {
         config.limits.script_bytes = 1 << 10;
         config.limits.connection_bytes = self.connection_bytes;
         config.limits.held_bytes = self.held_bytes;
+        config.limits.subscriber_bytes = self.subscriber_bytes;
         config.limits.reply_bytes = self.reply_bytes;
         config
     }

@@ -12,7 +12,7 @@ use crate::output::LogLevel;
 use crate::proxy::upstream::Fate;
 use crate::proxy::{PING, Proxy};
 use crate::pubsub::wire::{self, Incoming};
-use crate::pubsub::{Link, Subscription, SubscriptionId, TopicKind};
+use crate::pubsub::{Link, Registry, Subscription, SubscriptionId, TopicKind};
 use crate::request::State;
 use crate::resp::{self, Reply};
 use crate::time::Instant;
@@ -156,7 +156,8 @@ impl Proxy {
         self.pubsub.unlink(id);
     }
 
-    /// Asks a node for a subscription; `None` if that cannot be done now.
+    /// Asks a node for a subscription, or refuses it where too many commands wait already; `None` if
+    /// no node can be asked now.
     fn place(&mut self, id: SubscriptionId, now: Instant) -> Option<()> {
         let subscription = self.pubsub.get(id)?;
         let kind = subscription.kind;
@@ -173,6 +174,11 @@ impl Proxy {
                 *self.pubsub.home.insert(home)
             }
         };
+        if let Some(refusal) = self.crowded(connection, id) {
+            self.pubsub.put_back(id);
+            self.refuse_subscription(id, refusal.as_bytes(), now);
+            return Some(());
+        }
         self.pubsub.get_mut(id)?.link = Some(Link { connection, confirmed: false });
         self.say(connection, kind.subscribe(), id);
         Some(())
@@ -194,6 +200,17 @@ impl Proxy {
         let id = self.open_connection(cluster, address, Purpose::Subscriber, now);
         self.pubsub.connections.push(id);
         Some(id)
+    }
+
+    /// Why no further subscription may be asked for on a connection; `None` if there is room for that,
+    /// and for ending all that has been asked for on it: that may not be refused. Each takes less than
+    /// it is counted as.
+    fn crowded(&self, connection: ConnectionId, id: SubscriptionId) -> Option<String> {
+        let connection = self.connections.get(connection)?;
+        let wanted = Registry::cost(&self.pubsub.get(id)?.name);
+        let unanswered = connection.pipeline.unanswered_bytes().saturating_add(wanted);
+        let most = unanswered.saturating_add(self.pubsub.bytes());
+        (most > self.config.limits.subscriber_bytes).then(|| connection.crowded())
     }
 
     /// Queues `verb` with the name of a subscription.
@@ -316,7 +333,7 @@ impl Proxy {
         }
     }
 
-    /// A node will not have a subscription: whoever waits for it is told so, and whoever had it
+    /// A node will not have a subscription, or there is no room to ask: whoever waits for it is told so, and whoever had it
     /// hopes on.
     fn refuse_subscription(&mut self, topic: SubscriptionId, error: &[u8], now: Instant) {
         let Some(subscription) = self.pubsub.get_mut(topic) else { return };

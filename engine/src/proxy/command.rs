@@ -208,10 +208,10 @@ impl Proxy {
                             false => self.submit(Owner::Session(id), &command, here, cut, now),
                         };
                         match submitted {
-                            Ok(()) if command.way == Way::Shared => {
-                                self.mirror(&command, places, cut, now);
+                            Ok(Some(request)) if command.way == Way::Shared => {
+                                self.mirror(request, &command, places, cut, now);
                             }
-                            Ok(()) => {}
+                            Ok(_) => {}
                             Err(CrossSlot) => {
                                 self.stats.fail(spec);
                                 self.answer(id, |out| resp::encode::error(out, CROSSSLOT));
@@ -246,7 +246,8 @@ impl Proxy {
         self.routes.policy(places, command.spec.is_read())
     }
 
-    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
+    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts. `None` if
+    /// its client has gone.
     pub(super) fn submit(
         &mut self,
         owner: Owner,
@@ -254,19 +255,19 @@ impl Proxy {
         places: impl Iterator<Item = Place> + Clone,
         cut: &mut Cut,
         now: Instant,
-    ) -> Result<(), CrossSlot> {
+    ) -> Result<Option<RequestId>, CrossSlot> {
         let Command { frame, policy, .. } = *command;
         if let Some(place) = shared_place(places.clone()) {
             let several_keys = command.keys.len() > 1;
             let state = State::Whole(Part { several_keys, ..Part::at(place, policy) });
-            if let Some(request) = self.begin(owner, command, state, now) {
+            let request = self.begin(owner, command, state, now);
+            if let Some(request) = request {
                 self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
             }
-            return Ok(());
+            return Ok(request);
         }
         let merge = command.merge.ok_or(CrossSlot)?;
-        self.submit_parts(owner, command, merge, places, cut, now);
-        Ok(())
+        Ok(self.submit_parts(owner, command, merge, places, cut, now))
     }
 
     /// Sends those keys of a command that it names, in parts.
@@ -278,15 +279,15 @@ impl Proxy {
         places: impl Iterator<Item = Place>,
         cut: &mut Cut,
         now: Instant,
-    ) {
+    ) -> Option<RequestId> {
         let Cut { plan, bytes } = cut;
         plan.make(places);
         let state = State::Split(Box::new(Split::new(merge, plan, command.policy)));
-        if let Some(request) = self.begin(owner, command, state, now) {
-            plan.encode_each(&command.frame, command.keys, merge, bytes, |part, bytes| {
-                self.send(SubRequestId { request, part }, bytes, now);
-            });
-        }
+        let request = self.begin(owner, command, state, now)?;
+        plan.encode_each(&command.frame, command.keys, merge, bytes, |part, bytes| {
+            self.send(SubRequestId { request, part }, bytes, now);
+        });
+        Some(request)
     }
 
     /// Gives a command its deadline and, if it is a client's, its place among the replies.

@@ -40,9 +40,10 @@ impl Proxy {
         let Some(route) = self.routes.keyless() else {
             return self.answer_no_route(id, command.spec);
         };
-        self.send_to_cluster(Owner::Session(id), route.cluster, command, destination, now);
-        let Some(route) = self.routes.keyless_route() else { return };
-        if !changes_without_keys(command.spec) {
+        let owner = Owner::Session(id);
+        let request = self.send_to_cluster(owner, route.cluster, command, destination, now);
+        let (Some(request), Some(route)) = (request, self.routes.keyless_route()) else { return };
+        if !changes_without_keys(command.spec) || !self.is_under_way(request, now) {
             return;
         }
         let command = Command { delay: None, ..command };
@@ -88,22 +89,21 @@ impl Proxy {
         command: Command<'_>,
         destination: Destination,
         now: Instant,
-    ) {
+    ) -> Option<RequestId> {
         let (slot, policy) = match destination {
             Destination::AnyPrimary => (None, ReadPolicy::Any),
             Destination::OnePrimary => (Some(Slot::default()), ReadPolicy::Master),
             Destination::Shards(spread) => {
                 let state = State::Unplanned(cluster, spread);
-                if let Some(request) = self.begin(owner, &command, state, now) {
-                    self.spread(request, command.frame.bytes(), now);
-                }
-                return;
+                let request = self.begin(owner, &command, state, now)?;
+                self.spread(request, command.frame.bytes(), now);
+                return Some(request);
             }
         };
         let part = Part::new(cluster, slot, policy);
-        if let Some(request) = self.begin(owner, &command, State::Whole(part), now) {
-            self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
-        }
+        let request = self.begin(owner, &command, State::Whole(part), now)?;
+        self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
+        Some(request)
     }
 
     fn send_to_all(

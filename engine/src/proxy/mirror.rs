@@ -9,7 +9,7 @@ use crate::cluster::Slot;
 use crate::command::CommandSpec;
 use crate::config::{Mirror, ReadPolicy};
 use crate::pubsub::TopicKind;
-use crate::request::{Owner, Part, State, SubRequestId, Way};
+use crate::request::{Owner, Part, RequestId, State, SubRequestId, Way};
 use crate::resp::Reply;
 use crate::route::{Place, Places};
 use crate::time::Instant;
@@ -39,12 +39,13 @@ impl Proxy {
     /// itself, as if it had come alone; of another one the first key counts for them all.
     pub(super) fn mirror(
         &mut self,
+        request: RequestId,
         command: &Command<'_>,
         places: &Places,
         cut: &mut Cut,
         now: Instant,
     ) {
-        if !self.routes.has_mirrors() {
+        if !self.routes.has_mirrors() || !self.is_under_way(request, now) {
             return;
         }
         let command = Command { policy: ReadPolicy::Master, delay: None, ..*command };
@@ -65,7 +66,16 @@ impl Proxy {
 
     /// Copies a message to the mirrors of commands without keys. As to samples, its channel is its
     /// key.
-    pub(super) fn mirror_message(&mut self, kind: TopicKind, command: Command<'_>, now: Instant) {
+    pub(super) fn mirror_message(
+        &mut self,
+        request: RequestId,
+        kind: TopicKind,
+        command: Command<'_>,
+        now: Instant,
+    ) {
+        if !self.is_under_way(request, now) {
+            return;
+        }
         let channel = command.frame.arg(1).unwrap_or_default();
         let command = Command { delay: None, ..command };
         let Some(route) = self.routes.keyless_route() else { return };
@@ -81,8 +91,27 @@ impl Proxy {
         }
     }
 
-    /// Copies a transaction to the mirrors that want it.
-    pub(super) fn mirror_transaction(&mut self, exec: &Exec, unit: &[u8], now: Instant) {
+    /// Whether a command has been sent, or waits for that: a mirror gets none that was refused at once,
+    /// nor one that came too late.
+    pub(super) fn is_under_way(&mut self, id: RequestId, now: Instant) -> bool {
+        self.requests.waiting(id).is_some_and(|request| !request.is_overdue(now))
+    }
+
+    /// Copies a transaction, whose commands are these, to the mirrors that want it.
+    pub(super) fn mirror_transaction(&mut self, id: RequestId, unit: &[u8], now: Instant) {
+        if !self.is_under_way(id, now) {
+            return;
+        }
+        let request = self.requests.get_mut(id);
+        let extra = request.and_then(|request| request.known_extra());
+        let Some(exec) = extra.and_then(|extra| extra.exec.take()) else { return };
+        self.mirror_unit(&exec, unit, now);
+        if let Some(request) = self.requests.get_mut(id) {
+            request.extra_mut().exec = Some(exec);
+        }
+    }
+
+    fn mirror_unit(&mut self, exec: &Exec, unit: &[u8], now: Instant) {
         let first_key = exec.target.first_key.as_ref();
         let copy = Copy {
             spec: exec.spec,
@@ -115,12 +144,7 @@ impl Proxy {
                 }
             }
             Way::WatchedExec if reply.first() == Some(&b'*') && !Reply::new(reply).is_null() => {
-                let exec = request.known_extra().and_then(|extra| extra.exec.take());
-                let Some(exec) = exec else { return };
-                self.mirror_transaction(&exec, command, now);
-                if let Some(request) = self.requests.get_mut(sub_request.request) {
-                    request.extra_mut().exec = Some(exec);
-                }
+                self.mirror_transaction(sub_request.request, command, now);
             }
             Way::Shared | Way::Watch(_) | Way::WatchedExec | Way::Track => {}
         }
@@ -162,13 +186,12 @@ impl Proxy {
         let submitted = match merge.filter(|_| wanted.len() < keys.len()) {
             Some(merge) => {
                 let command = Command { keys: &wanted, ..command };
-                self.submit_parts(owner, &command, merge, there, cut, now);
-                Ok(())
+                Ok(self.submit_parts(owner, &command, merge, there, cut, now))
             }
             None => self.submit(owner, &command, there, cut, now),
         };
         match submitted {
-            Ok(()) => self.stats.upstream(cluster).mirror_sent += 1,
+            Ok(_) => self.stats.upstream(cluster).mirror_sent += 1,
             // A standalone server takes what a cluster as its mirror cannot.
             Err(CrossSlot) => self.stats.upstream(cluster).mirror_dropped_crossslot += 1,
         }

@@ -266,9 +266,6 @@ impl Proxy {
         else {
             return;
         };
-        if way == Way::Shared {
-            self.mirror_transaction(&exec, &unit, now);
-        }
         if let Some(session) = self.sessions.get_mut(id) {
             session.alone |= session.identity.is_some();
         }
@@ -277,6 +274,9 @@ impl Proxy {
             request.extra_mut().exec = Some(exec);
         }
         self.send(SubRequestId { request, part: 0 }, &unit, now);
+        if way == Way::Shared {
+            self.mirror_transaction(request, &unit, now);
+        }
     }
 
     /// The proxy's own reply to a command of a transaction.

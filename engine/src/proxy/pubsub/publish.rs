@@ -33,7 +33,7 @@ impl Proxy {
             request.extra_mut().more_receivers = more_receivers;
         }
         self.send(SubRequestId { request, part: 0 }, command.frame.bytes(), now);
-        self.mirror_message(kind, command, now);
+        self.mirror_message(request, kind, command, now);
     }
 
     /// Where a message belongs in a cluster.

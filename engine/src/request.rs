@@ -231,6 +231,8 @@ pub(crate) struct Requests {
     oldest: Option<RequestId>,
     newest: Option<RequestId>,
     late: BTreeSet<(Instant, RequestId)>,
+    /// Bytes of replies that are there, but not handed over.
+    reply_bytes: usize,
 }
 
 impl Request {
@@ -329,6 +331,15 @@ impl Request {
         whole.into_iter().chain(split.into_iter().flatten())
     }
 
+    /// Bytes of its reply that are there, if a client waits for it.
+    pub(crate) fn reply_bytes(&self) -> usize {
+        match (&self.state, self.owner) {
+            (State::Answered(reply), Owner::Session(_)) => reply.len(),
+            (State::Split(split), Owner::Session(_)) => split.reply_bytes(),
+            _ => 0,
+        }
+    }
+
     /// Whether its time is up.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         self.deadline <= now
@@ -383,7 +394,8 @@ impl Request {
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        Self { arena: Arena::new(), oldest: None, newest: None, late: BTreeSet::new() }
+        let (arena, late) = (Arena::new(), BTreeSet::new());
+        Self { arena, oldest: None, newest: None, late, reply_bytes: 0 }
     }
 
     /// Adds a request that waits for a reply until `deadline`.
@@ -433,6 +445,7 @@ impl Requests {
     /// Adds a request whose reply is there already.
     pub(crate) fn insert_answered(&mut self, request: Request) -> RequestId {
         debug_assert!(matches!(request.state, State::Answered(_)));
+        self.reply_bytes += request.reply_bytes();
         self.arena.insert(request)
     }
 
@@ -474,9 +487,39 @@ impl Requests {
         self.end_wait(id, State::Answered(reply));
     }
 
+    /// Makes of a request that waits one that is split.
+    pub(crate) fn set_split(&mut self, id: RequestId, split: Split) {
+        let Some(request) = self.arena.get_mut(id) else { return };
+        request.state = State::Split(Box::new(split));
+        // One part may be known already.
+        self.reply_bytes += request.reply_bytes();
+    }
+
+    /// Hands the reply to one part of a split command to what makes one of them all. Returns that when
+    /// it was the last.
+    pub(crate) fn absorb(
+        &mut self,
+        sub_request: SubRequestId,
+        reply: &[u8],
+    ) -> Option<&mut Request> {
+        let request = self.arena.get_mut(sub_request.request)?;
+        let before = request.reply_bytes();
+        let State::Split(split) = &mut request.state else { return None };
+        let is_whole = split.absorb(sub_request.part, reply);
+        self.reply_bytes += request.reply_bytes().saturating_sub(before);
+        is_whole.then_some(request)
+    }
+
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
         self.unlink(id);
-        self.arena.remove(id)
+        let request = self.arena.remove(id)?;
+        self.reply_bytes -= request.reply_bytes();
+        Some(request)
+    }
+
+    /// Bytes of clients' replies that wait for those before them or for their other parts.
+    pub(crate) fn reply_bytes(&self) -> usize {
+        self.reply_bytes
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -487,7 +530,9 @@ impl Requests {
     fn end_wait(&mut self, id: RequestId, state: State) {
         self.unlink(id);
         if let Some(request) = self.arena.get_mut(id) {
+            self.reply_bytes -= request.reply_bytes();
             request.state = state;
+            self.reply_bytes += request.reply_bytes();
         }
     }
 

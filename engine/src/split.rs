@@ -186,6 +186,11 @@ impl Split {
         self.outstanding == 0
     }
 
+    /// Bytes of the replies that have come.
+    pub(crate) fn reply_bytes(&self) -> usize {
+        self.replies.len()
+    }
+
     /// Writes the one reply that all parts' replies make.
     pub(crate) fn write_reply(&self, out: &mut Vec<u8>) {
         let replies: Vec<_> = self.replies().collect();

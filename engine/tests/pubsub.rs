@@ -365,7 +365,7 @@ fn a_subscription_that_a_node_refuses_is_refused_to_the_client() {
 #[test]
 fn a_client_that_has_gone_is_not_subscribed() {
     each_chunking(|mut driver| {
-        let [quits, closes, resets, waits, publisher] = [(); 5].map(|()| driver.connect());
+        let [quits, closes, resets, waits, killed, publisher] = [(); 6].map(|()| driver.connect());
         for client in [quits, closes, resets] {
             driver.ask(client, "SUBSCRIBE a");
             driver.ask(client, "PSUBSCRIBE a*");
@@ -381,15 +381,20 @@ fn a_client_that_has_gone_is_not_subscribed() {
         for verb in ["unsubscribe a", "punsubscribe a*", "sunsubscribe a"] {
             assert_eq!(told(&driver, verb), 1);
         }
-        // Also one that goes before it has been confirmed.
+        // Also one that goes, or is made to, before it has been confirmed.
         let node = node_of(&driver, "subscribe a");
+        let id = driver.ask(killed, "CLIENT ID");
         driver.cluster.set_health(&node, Health::Silent);
         driver.command(waits, "SUBSCRIBE b");
         driver.disconnect(waits);
+        driver.command(killed, "SUBSCRIBE c");
+        assert_eq!(driver.ask(resets, &format!("CLIENT KILL ID {}", id[1..].trim())), ":1 ");
         driver.cluster.set_health(&node, Health::Well);
         driver.settle();
         assert_eq!((told(&driver, "subscribe b"), told(&driver, "unsubscribe b")), (1, 1));
+        assert_eq!((told(&driver, "subscribe c"), told(&driver, "unsubscribe c")), (1, 1));
         assert_eq!(driver.proxy.requests(), 0);
+        assert_eq!(driver.proxy.kept().subscription_bytes, 0);
     });
 }
 

@@ -253,6 +253,9 @@ pub struct Limits {
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
+    /// Bytes of all clients' replies that wait, for those before them or for their other parts; beyond
+    /// it the client that has most of them is closed.
+    pub waiting_reply_bytes: usize,
     /// Bytes of commands unanswered on one upstream connection; further ones are refused.
     pub connection_bytes: usize,
     /// Bytes of commands that wait for a node or a topology; further ones are refused.
@@ -364,6 +367,7 @@ impl Default for Limits {
             session_bytes: 16 * 1024 * 1024,
             input_bytes: 1024 * 1024 * 1024,
             reply_bytes: 32 * 1024,
+            waiting_reply_bytes: 512 * 1024 * 1024,
             connection_bytes: 1024 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,

@@ -189,6 +189,7 @@ impl Proxy {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
         for request in std::mem::take(&mut session.pending) {
+            self.abandon_subscribe(request);
             self.requests.remove(request);
         }
         self.queue_write_downstream(id);

@@ -1,10 +1,10 @@
 //! From replies to the client's bytes, in the order of its commands.
 
 use super::Proxy;
-use crate::output::Queued;
+use crate::output::{LogLevel, Queued};
 use crate::request::{Owner, Request, RequestId, State, SubRequestId, Way};
 use crate::resp::{Protocol, encode};
-use crate::session::SessionId;
+use crate::session::{Session, SessionId};
 
 /// What an error says beside its cause if a part of the command that gets it may have changed
 /// something: whoever tries again does that twice.
@@ -33,6 +33,7 @@ impl Proxy {
             let request = Request::new(owner, session.protocol, 0, State::Answered(reply));
             let request = self.requests.insert_answered(request);
             session.note_pending(request, 0);
+            self.bound_replies();
         }
     }
 
@@ -81,16 +82,18 @@ impl Proxy {
             self.deliver(id, &next);
             return self.buffers.recycle(next);
         }
-        let State::Split(split) = &mut request.state else { return self.deliver(id, reply) };
-        if split.absorb(sub_request.part, reply) {
-            let mut merged = self.buffers.take();
-            split.write_reply(&mut merged);
-            if split.is_executed() && !request.read_only {
-                encode::extend_error(&mut merged, IN_PART);
-            }
-            self.deliver(id, &merged);
-            self.buffers.recycle(merged);
+        let State::Split(_) = request.state else { return self.deliver(id, reply) };
+        let whole = self.requests.absorb(sub_request, reply);
+        let Some(Request { state: State::Split(split), read_only, .. }) = whole else {
+            return self.bound_replies();
+        };
+        let mut merged = self.buffers.take();
+        split.write_reply(&mut merged);
+        if split.is_executed() && !*read_only {
+            encode::extend_error(&mut merged, IN_PART);
         }
+        self.deliver(id, &merged);
+        self.buffers.recycle(merged);
     }
 
     /// Answers a sub-request with an error of the proxy's own, though it may have been executed.
@@ -196,7 +199,7 @@ impl Proxy {
             let mut kept = self.buffers.take();
             kept.extend_from_slice(reply);
             self.requests.set_answered(id, kept);
-            return;
+            return self.bound_replies();
         }
         session.output(&mut self.buffers).extend_from_slice(reply);
         session.pending.pop_front();
@@ -237,6 +240,24 @@ impl Proxy {
             self.outputs.push_back(Queued::CloseDownstream(id));
         } else if session.parked {
             self.resumable.push_back(id);
+        }
+    }
+
+    /// While too many bytes of replies wait, closes the client that has most of them. Nothing else would
+    /// do: they have been executed, and their client cannot be told so before its turn comes.
+    pub(super) fn bound_replies(&mut self) {
+        while self.requests.reply_bytes() > self.config.limits.waiting_reply_bytes {
+            let kept = |session: &Session| -> usize {
+                let requests = session.pending.iter().filter_map(|id| self.requests.get(*id));
+                requests.map(Request::reply_bytes).sum()
+            };
+            let sessions = self.sessions.iter().map(|(id, session)| (kept(session), id));
+            let most = sessions.max_by_key(|(bytes, _)| *bytes);
+            let Some((bytes, most)) = most.filter(|(bytes, _)| *bytes > 0) else { return };
+            self.stats.downstream().downstream_cx_reply_overflow += 1;
+            let text = format!("closing a client: {bytes} bytes of its replies wait for others");
+            self.log(LogLevel::Warn, text);
+            self.kill(most);
         }
     }
 

@@ -15,6 +15,8 @@ pub struct Kept {
     /// Bytes of unanswered commands on the connection that has most, with the few bytes that the proxy
     /// puts before some of them. Connections that carry subscriptions count by themselves.
     pub connection_bytes: usize,
+    /// Bytes of all clients' replies that wait for those before them or for their other parts.
+    pub waiting_reply_bytes: usize,
     /// Bytes of commands that wait for a node or a topology.
     pub held_bytes: usize,
     /// Bytes of copies that wait for the mirror that has most.
@@ -41,6 +43,7 @@ impl Proxy {
             session_bytes: most(sessions().map(|session| session.pending_bytes)),
             input_bytes: self.input_bytes,
             connection_bytes: unanswered(|one| one.purpose != Purpose::Subscriber),
+            waiting_reply_bytes: self.requests.reply_bytes(),
             held_bytes: self.hold.bytes(),
             mirror_bytes: most(self.mirror_bytes.iter().copied()),
             subscription_bytes: self.pubsub.bytes(),

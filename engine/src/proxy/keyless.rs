@@ -126,8 +126,7 @@ impl Proxy {
         if let Some(known) = known {
             split.add_reply(&known);
         }
-        let Some(request) = self.requests.waiting(id) else { return };
-        request.state = State::Split(Box::new(split));
+        self.requests.set_split(id, split);
         for (part, _) in (0..).zip(slots) {
             self.send(SubRequestId { request: id, part }, frame.bytes(), now);
         }

@@ -293,6 +293,7 @@ impl Proxy {
         let request = Request::new(Owner::Session(id), session.protocol, 0, state);
         let request = self.requests.insert_answered(request);
         session.note_pending(request, 0);
+        self.bound_replies();
     }
 
     fn push_at_once(&mut self, id: SessionId, news: &[u8]) {

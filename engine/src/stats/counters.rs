@@ -61,6 +61,8 @@ counters! {
         downstream_cx_input_overflow = "downstream_cx_input_overflow";
         /// Clients closed because only the beginning of a reply has come.
         downstream_cx_reply_cut = "downstream_cx_reply_cut";
+        /// Clients closed because too many bytes of their replies waited for others.
+        downstream_cx_reply_overflow = "downstream_cx_reply_overflow";
         /// Bytes read from clients.
         downstream_cx_rx_bytes_total = "downstream_cx_rx_bytes_total";
         /// Bytes written to clients.

@@ -103,6 +103,7 @@ fn nothing_is_lost_when_there_is_little_room() {
         connection_bytes: 400,
         held_bytes: 300,
         subscriber_bytes: 1800,
+        waiting_reply_bytes: 200,
         ..PEACEFUL
     };
     simulate("nothing_is_lost_when_there_is_little_room", &PROFILE);

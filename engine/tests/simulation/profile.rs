@@ -26,6 +26,7 @@ pub struct Profile {
     pub mirror_bytes: usize,
     /// Replies of more bytes are handed on as they come.
     pub reply_bytes: usize,
+    pub waiting_reply_bytes: usize,
 }
 
 /// Nothing goes wrong.
@@ -45,6 +46,7 @@ pub const PEACEFUL: Profile = Profile {
     subscriber_bytes: 1 << 20,
     mirror_bytes: 1 << 20,
     reply_bytes: 1 << 20,
+    waiting_reply_bytes: 1 << 20,
 };
 
 impl Profile {

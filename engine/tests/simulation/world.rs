@@ -68,6 +68,8 @@ pub struct World {
     pub history: History,
     pub chaos: Chaos,
     pub links: BTreeMap<LinkId, Link>,
+    /// Clients that the proxy has closed because too much of what they were owed waited in it.
+    pub overflows: u64,
     pub trace: bool,
     names: HashMap<ConnectionId, LinkId>,
     events: BTreeMap<(Instant, u64), Event>,
@@ -92,6 +94,7 @@ impl World {
             history: History::default(),
             chaos: Chaos::default(),
             links: BTreeMap::new(),
+            overflows: 0,
             trace,
             names: HashMap::new(),
             events: BTreeMap::new(),
@@ -322,6 +325,7 @@ impl World {
             (kept.session_bytes, self.limits.session_bytes + LONGEST),
             (kept.input_bytes, self.limits.input_bytes),
             (kept.connection_bytes, self.limits.connection_bytes + PREFACE),
+            (kept.waiting_reply_bytes, self.limits.waiting_reply_bytes),
             (kept.held_bytes, self.limits.held_bytes),
             (kept.mirror_bytes, self.limits.mirror_bytes),
             (kept.subscription_bytes, self.limits.subscription_bytes),
@@ -367,6 +371,7 @@ impl Profile {
         config.limits.held_bytes = self.held_bytes;
         config.limits.subscriber_bytes = self.subscriber_bytes;
         config.limits.reply_bytes = self.reply_bytes;
+        config.limits.waiting_reply_bytes = self.waiting_reply_bytes;
         config
     }
 }

@@ -3,9 +3,9 @@
 //! Every pointer a guest passes is checked here and nowhere else: one that does not lie inside the
 //! guest's memory becomes [`Status::InvalidMemoryAccess`], never a host fault.
 
-use wasmtime::{Caller, Memory};
+use wasmtime::{AsContextMut, Caller, Memory};
 
-use crate::state::State;
+use crate::{envoy::Envoy, state::State};
 
 /// What a host call answers: `WasmResult` of proxy-wasm-cpp-host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -170,6 +170,11 @@ pub(crate) fn answer(result: Result<(), Failure>) -> wasmtime::Result<u32> {
 pub(crate) struct Guest<'a>(pub(crate) Caller<'a, State>);
 
 impl Guest<'_> {
+    /// Envoy, from within the host call.
+    pub(crate) fn envoy(&mut self) -> Envoy<'_> {
+        Envoy(self.0.as_context_mut())
+    }
+
     pub(crate) fn state(&mut self) -> &mut State {
         self.0.data_mut()
     }
@@ -240,8 +245,8 @@ impl Guest<'_> {
     }
 
     fn allocate(&mut self, length: u32) -> Result<u32, Failure> {
-        let allocate = self.state().allocate.clone().ok_or(OUT_OF_BOUNDS)?;
-        self.state().allocations += 1;
+        let allocate = self.state().running().allocate.clone().ok_or(OUT_OF_BOUNDS)?;
+        self.state().running_mut().allocations += 1;
         match allocate.call(&mut self.0, length)? {
             0 => Err(OUT_OF_BOUNDS.into()),
             address => Ok(address),
@@ -255,7 +260,7 @@ impl Guest<'_> {
     }
 
     fn memory(&self) -> Result<Memory, Status> {
-        self.0.data().memory.ok_or(OUT_OF_BOUNDS)
+        self.0.data().running().memory.ok_or(OUT_OF_BOUNDS)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::log::{Level, Log};
 
 /// The two plugins that one Slotmesh .wasm is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Role {
     /// The network filter between client and `echo`.
     Router,
@@ -14,7 +14,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The plugin's `root_id`, which is also its name and its VM's id.
+    /// The plugin's `root_id`, which is also its name.
     #[must_use]
     pub fn root_id(self) -> &'static str {
         match self {
@@ -22,6 +22,16 @@ impl Role {
             Self::Tunnel => "tunnel",
         }
     }
+}
+
+/// In how many VMs the two plugins run: Envoy has one for each `vm_id`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Vms {
+    /// Both have the same `vm_id`, and the tunnel is entered from within the router's calls.
+    #[default]
+    One,
+    /// Each has its own `vm_id`, and the two share nothing.
+    Two,
 }
 
 /// When a guest learns that a stream ended while it was calling the host.
@@ -52,15 +62,20 @@ pub enum HostSelection {
 pub struct Config {
     /// The router's configuration: what `WasmPlugin.pluginConfig` becomes.
     pub plugin_configuration: Vec<u8>,
-    /// Both VMs' configuration: Envoy's `vm_config.configuration`.
+    /// In how many VMs the plugins run.
+    pub vms: Vms,
+    /// Every VM's configuration: Envoy's `vm_config.configuration`.
     pub vm_configuration: Vec<u8>,
-    /// Both VMs' environment: Envoy's `vm_config.environment_variables`.
+    /// Every VM's environment: Envoy's `vm_config.environment_variables`.
     pub environment: BTreeMap<String, String>,
     /// The Envoy clusters there are; `None` means that every name is one.
     pub envoy_clusters: Option<Vec<String>>,
     /// The only addresses that they have endpoints for, as under the `override_host` policy: a stream to
     /// another one fails inside the call that opens it. `None` means that every address will do.
     pub endpoints: Option<Vec<String>>,
+    /// Headers that each stream has when its tunnel sees it, in place of the router's of their names: what
+    /// another filter before the tunnel may do.
+    pub stream_headers: Vec<(String, String)>,
     /// How their hosts are found.
     pub host_selection: HostSelection,
     /// The most memory each VM may have, in bytes. Envoy sets no limit of its own below 4 GiB.
@@ -76,15 +91,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// A host whose router is configured with `plugin_configuration`. All else: no environment, any
+    /// A host whose router is configured with `plugin_configuration`. All else: one VM, no environment, any
     /// Envoy cluster and address, hosts found asynchronously, 256 MiB, 1 s to connect, seed 0, log lines of level info captured.
     pub fn new(plugin_configuration: impl Into<Vec<u8>>) -> Self {
         Self {
             plugin_configuration: plugin_configuration.into(),
+            vms: Vms::default(),
             vm_configuration: Vec::new(),
             environment: BTreeMap::new(),
             envoy_clusters: None,
             endpoints: None,
+            stream_headers: Vec::new(),
             host_selection: HostSelection::default(),
             memory_limit: 256 << 20,
             connect_timeout: Duration::from_secs(1),

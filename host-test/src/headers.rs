@@ -67,6 +67,12 @@ impl Headers {
         pair.map(|(_, value)| value.as_slice())
     }
 
+    /// Puts a value in the place of all that `name` had.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.0.retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_bytes()));
+        self.extend(Self::new(&[(name, value)]));
+    }
+
     pub(crate) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }

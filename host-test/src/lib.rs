@@ -1,6 +1,6 @@
 //! A proxy-wasm network host on wasmtime: runs the real Slotmesh .wasm outside Envoy.
 //!
-//! One .wasm is two plugins, each in its own VM: the router, a network filter, and the tunnel, an
+//! One .wasm is two plugins, in one VM or in two: the router, a network filter, and the tunnel, an
 //! HTTP filter between the router's gRPC streams and the nodes. [`Host`] is both of them and the
 //! part of Envoy around them, without I/O. Two drivers give it a world: [`Simulation`], a virtual
 //! clock with clients and nodes that a test plays, and [`Server`], real sockets.
@@ -11,6 +11,7 @@ mod abi;
 mod calls;
 mod clock;
 mod config;
+mod envoy;
 mod grpc;
 mod headers;
 mod host;
@@ -25,7 +26,7 @@ pub use crate::{
     abi::GrpcStatus,
     calls::metrics::Metric,
     clock::Clock,
-    config::{Config, HostSelection, Reentrancy, Role},
+    config::{Config, HostSelection, Reentrancy, Role, Vms},
     host::{ClientId, Effect, Host, UpstreamId, Usage},
     log::{Level, Line, Log},
     simulation::{Accept, Chunking, Connection, Peer, Simulation, answering},

@@ -70,6 +70,8 @@ pub enum Accept {
     Refuse,
     /// Neither: the host runs into its connect timeout.
     Hang,
+    /// Not be found: its name has no address.
+    Hide,
 }
 
 /// A node that a test plays. One peer serves all connections to its address.
@@ -370,6 +372,7 @@ impl Simulation {
             Event::Refused(upstream) => {
                 self.host.handle_upstream_failed(upstream, "connection refused");
             }
+            Event::NotFound(upstream) => self.host.handle_upstream_not_found(upstream),
             Event::PeerSends(upstream, bytes) => self.host.handle_upstream_data(upstream, &bytes),
             Event::PeerFinishes(upstream) => self.host.handle_upstream_finished(upstream),
             Event::Reset(upstream) => {
@@ -441,6 +444,7 @@ impl Simulation {
             }
             Accept::Refuse => self.schedule(self.latency, channel, Event::Refused(upstream)),
             Accept::Hang => return,
+            Accept::Hide => self.schedule(self.latency, channel, Event::NotFound(upstream)),
         }
         self.schedule_said(node);
     }
@@ -547,6 +551,7 @@ enum Event {
     /// The host hears of its connection.
     Connected(UpstreamId),
     Refused(UpstreamId),
+    NotFound(UpstreamId),
     PeerSends(UpstreamId, Vec<u8>),
     PeerFinishes(UpstreamId),
     Reset(UpstreamId),

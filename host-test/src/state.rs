@@ -1,4 +1,4 @@
-//! What the host keeps for one plugin: it lives in the plugin's wasmtime `Store`.
+//! What the host keeps: it lives in the wasmtime `Store` that holds the plugins' VMs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -6,42 +6,42 @@ use std::{
     time::Duration,
 };
 
-use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+use wasmtime::ResourceLimiter;
 
 use crate::{
     abi::{BufferType, GrpcStatus, MapType, Status},
-    calls::{metrics::Metrics, queue::Queues},
     clock::Clock,
-    config::{Config, Role},
+    config::{Config, Role, Vms},
+    envoy::Upstream,
     headers::Headers,
+    host::{Effect, UpstreamId},
     log::{Level, Log},
-    random::Random,
+    vm::Vm,
 };
 
-/// The root context's id. Context 0 is the VM itself.
-pub(crate) const ROOT: u32 = 1;
-
 pub(crate) struct State {
-    pub(crate) role: Role,
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
-    pub(crate) random: Random,
-    pub(crate) metrics: Metrics,
-    pub(crate) queues: Queues,
     pub(crate) limiter: Limiter,
-    pub(crate) memory: Option<Memory>,
-    pub(crate) allocate: Option<TypedFunc<u32, u32>>,
-    /// How often the host asked the guest for memory.
-    pub(crate) allocations: u64,
-    pub(crate) contexts: Contexts,
-    /// What the guest asked for and what is done only when its callback has returned, in order.
-    pub(crate) deferred: VecDeque<Deferred>,
-    pub(crate) tick: Option<Tick>,
+    /// The router's VM, which is the tunnel's too if that has none of its own.
+    router: Vm,
+    tunnel: Option<Vm>,
+    /// Whose callbacks run, the innermost last: none between the driver's events.
+    pub(crate) speakers: Vec<Speaker>,
+    pub(crate) ticks: BTreeMap<Role, Tick>,
+    /// Queues that something was put into, and whose they are.
+    pub(crate) ready_queues: VecDeque<(Role, u32)>,
     pub(crate) streams: Streams,
+    /// Envoy's side of the streams.
+    pub(crate) upstreams: BTreeMap<UpstreamId, Upstream>,
+    /// What a driver is still to do.
+    pub(crate) effects: VecDeque<Effect>,
     /// Readable while `proxy_on_configure` runs.
     pub(crate) plugin_configuration: Option<Vec<u8>>,
     /// Readable while `proxy_on_grpc_receive` runs.
     pub(crate) grpc_message: Option<Vec<u8>>,
+    /// How many the router was given.
+    pub(crate) grpc_messages: u64,
     /// Readable while `proxy_on_grpc_receive_initial_metadata` runs.
     pub(crate) initial_metadata: Option<Headers>,
     /// What `proxy_get_status` says.
@@ -50,78 +50,130 @@ pub(crate) struct State {
     pub(crate) misuse: Vec<String>,
 }
 
-/// What waits for the guest's callback to return.
+/// Whose callback runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Speaker {
+    pub(crate) role: Role,
+    context: u32,
+    /// The one host calls act on instead, if not 0: `proxy_set_effective_context`.
+    effective: u32,
+}
+
+impl Speaker {
+    pub(crate) fn new(role: Role, context: u32) -> Self {
+        Self { role, context, effective: 0 }
+    }
+}
+
+/// What waits for a callback to return.
 #[derive(Debug)]
 pub(crate) enum Deferred {
     /// Continue with the filter after this one.
-    ContinueDownstream {
-        context: u32,
-    },
+    ContinueDownstream { context: u32 },
     /// Flush, then close.
-    CloseDownstream {
-        context: u32,
-    },
+    CloseDownstream { context: u32 },
     /// Hand on the body that the HTTP filter holds back.
-    ContinueHttp {
-        direction: Direction,
-    },
-    OpenStream {
-        token: u32,
-        address: String,
-        metadata: Headers,
-    },
-    /// One gRPC message, not yet framed.
-    SendMessage {
-        token: u32,
-        message: Vec<u8>,
-    },
-    /// Nothing more will be sent; what comes is still received.
-    FinishStream {
-        token: u32,
-    },
-    /// Drop the connection; no event follows.
-    CancelStream {
-        token: u32,
-    },
-    /// Tell the guest that there is something in its queue.
-    QueueReady {
-        queue: u32,
-    },
+    ContinueHttp { context: u32, direction: Direction },
     /// Tell the guest that a stream ended.
-    StreamClosed {
-        token: u32,
-        status: GrpcStatus,
-        why: String,
-    },
+    StreamClosed { token: u32, status: GrpcStatus, why: String },
 }
 
 impl State {
-    pub(crate) fn new(role: Role, config: Arc<Config>, clock: Clock) -> Self {
+    pub(crate) fn new(config: Arc<Config>, clock: Clock) -> Self {
         Self {
-            role,
             clock,
-            random: Random::new(config.seed),
-            metrics: Metrics::default(),
-            queues: Queues::default(),
             limiter: Limiter { limit: config.memory_limit },
+            router: Vm::new(config.seed),
+            tunnel: (config.vms == Vms::Two).then(|| Vm::new(config.seed)),
             config,
-            memory: None,
-            allocate: None,
-            allocations: 0,
-            contexts: Contexts::new(),
-            deferred: VecDeque::new(),
-            tick: None,
+            speakers: Vec::new(),
+            ticks: BTreeMap::new(),
+            ready_queues: VecDeque::new(),
             streams: Streams::default(),
+            upstreams: BTreeMap::new(),
+            effects: VecDeque::new(),
             plugin_configuration: None,
             grpc_message: None,
+            grpc_messages: 0,
             initial_metadata: None,
             grpc_status: (0, String::new()),
             misuse: Vec::new(),
         }
     }
 
+    /// The VM that plays a role.
+    pub(crate) fn vm(&self, role: Role) -> &Vm {
+        match (role, &self.tunnel) {
+            (Role::Tunnel, Some(vm)) => vm,
+            _ => &self.router,
+        }
+    }
+
+    pub(crate) fn vm_mut(&mut self, role: Role) -> &mut Vm {
+        match (role, &mut self.tunnel) {
+            (Role::Tunnel, Some(vm)) => vm,
+            _ => &mut self.router,
+        }
+    }
+
+    /// The VM whose callback runs.
+    pub(crate) fn running(&self) -> &Vm {
+        self.vm(self.speaker().role)
+    }
+
+    pub(crate) fn running_mut(&mut self) -> &mut Vm {
+        self.vm_mut(self.speaker().role)
+    }
+
+    /// The root context of a role, once there is one.
+    pub(crate) fn root(&self, role: Role) -> u32 {
+        self.vm(role).contexts.root(role)
+    }
+
+    /// The context that host calls act on: the effective one as long as it exists.
+    pub(crate) fn context_id(&self) -> u32 {
+        let Speaker { context, effective, .. } = self.speaker();
+        match self.running().contexts.known.contains_key(&effective) {
+            true => effective,
+            false => context,
+        }
+    }
+
+    pub(crate) fn context(&self) -> Option<&Context> {
+        self.running().contexts.known.get(&self.context_id())
+    }
+
+    pub(crate) fn context_mut(&mut self) -> Option<&mut Context> {
+        let id = self.context_id();
+        self.running_mut().contexts.known.get_mut(&id)
+    }
+
+    /// As which plugin host calls act.
+    pub(crate) fn role(&self) -> Role {
+        match self.context() {
+            Some(Context::Root(role)) => *role,
+            Some(Context::Network(_)) => Role::Router,
+            Some(Context::Http(_)) => Role::Tunnel,
+            None => self.speaker().role,
+        }
+    }
+
+    /// Has host calls act on a context until the callback ends, or on its own again if `id` is 0. False if
+    /// there is no such context.
+    pub(crate) fn set_effective_context(&mut self, id: u32) -> bool {
+        let exists = id == 0 || self.running().contexts.known.contains_key(&id);
+        if let Some(speaker) = self.speakers.last_mut().filter(|_| exists) {
+            speaker.effective = id;
+        }
+        exists
+    }
+
+    fn speaker(&self) -> Speaker {
+        self.speakers.last().copied().unwrap_or_else(|| Speaker::new(Role::Router, 0))
+    }
+
     pub(crate) fn log(&self, level: Level, text: impl Into<String>) {
-        self.log_sink().write(level, self.role.root_id(), text);
+        self.log_sink().write(level, self.role().root_id(), text);
     }
 
     pub(crate) fn log_sink(&self) -> &Log {
@@ -134,11 +186,10 @@ impl State {
         self.misuse.push(what);
     }
 
-    /// What a buffer holds now, seen from the effective context. An absent buffer is
+    /// What a buffer holds now, seen from the context that calls act on. An absent buffer is
     /// [`Status::NotFound`]; one that is merely out of reach is empty, as in Envoy.
     pub(crate) fn buffer(&self, buffer: BufferType) -> Result<&[u8], Status> {
-        let context = self.contexts.effective();
-        Ok(match (buffer, context) {
+        Ok(match (buffer, self.context()) {
             (BufferType::VmConfiguration, _) => &self.config.vm_configuration,
             (BufferType::PluginConfiguration, _) => {
                 self.plugin_configuration.as_deref().ok_or(Status::NotFound)?
@@ -164,7 +215,7 @@ impl State {
         if buffer == BufferType::GrpcReceiveBuffer {
             return self.grpc_message.as_mut().ok_or(Status::BadArgument);
         }
-        match (buffer, self.contexts.effective_mut()) {
+        match (buffer, self.context_mut()) {
             (BufferType::DownstreamData, Some(Context::Network(network))) => {
                 network.reachable.then_some(&mut network.downstream)
             }
@@ -178,7 +229,7 @@ impl State {
     }
 
     pub(crate) fn headers(&self, map: MapType) -> Option<&Headers> {
-        match (map, self.contexts.effective()) {
+        match (map, self.context()) {
             (MapType::GrpcReceiveInitialMetadata, _) => self.initial_metadata.as_ref(),
             (MapType::HttpRequestHeaders, Some(Context::Http(http))) => {
                 http.request.headers.as_ref()
@@ -191,18 +242,15 @@ impl State {
     }
 }
 
-/// The contexts of a VM and which of them speaks.
+/// The contexts of a VM. Context 0 is the VM itself.
+#[derive(Default)]
 pub(crate) struct Contexts {
     known: BTreeMap<u32, Context>,
-    next: u32,
-    /// The context whose callback runs.
-    pub(crate) current: u32,
-    /// The one host calls act on instead, if not 0: `proxy_set_effective_context`.
-    pub(crate) effective: u32,
+    created: u32,
 }
 
 pub(crate) enum Context {
-    Root,
+    Root(Role),
     Network(NetworkContext),
     Http(HttpContext),
 }
@@ -238,49 +286,25 @@ pub(crate) struct HttpSide {
     pub(crate) headers: Option<Headers>,
     /// What the filter was given: there during its callback, and after it returned Pause.
     pub(crate) body: Option<Vec<u8>>,
+    /// The filter has asked for the body to be handed on, whatever its callback returns.
+    pub(crate) continued: bool,
 }
 
 impl Contexts {
-    fn new() -> Self {
-        Self {
-            known: BTreeMap::from([(ROOT, Context::Root)]),
-            next: ROOT + 1,
-            current: 0,
-            effective: 0,
-        }
-    }
-
     pub(crate) fn create(&mut self, context: Context) -> u32 {
-        let id = self.next;
-        self.next += 1;
-        self.known.insert(id, context);
-        id
+        self.created += 1;
+        self.known.insert(self.created, context);
+        self.created
     }
 
     pub(crate) fn remove(&mut self, id: u32) {
         self.known.remove(&id);
     }
 
-    /// Context 0, the VM, is there too.
-    pub(crate) fn contains(&self, id: u32) -> bool {
-        id == 0 || self.known.contains_key(&id)
-    }
-
-    /// The context that host calls act on: the effective one as long as it exists.
-    pub(crate) fn effective_id(&self) -> u32 {
-        match self.effective {
-            0 => self.current,
-            id if self.known.contains_key(&id) => id,
-            _ => self.current,
-        }
-    }
-
-    pub(crate) fn effective(&self) -> Option<&Context> {
-        self.known.get(&self.effective_id())
-    }
-
-    pub(crate) fn effective_mut(&mut self) -> Option<&mut Context> {
-        self.known.get_mut(&self.effective_id())
+    fn root(&self, wanted: Role) -> u32 {
+        let mut known = self.known.iter();
+        let root = known.find(|(_, it)| matches!(it, Context::Root(role) if *role == wanted));
+        root.map_or(0, |(id, _)| *id)
     }
 
     pub(crate) fn network_mut(&mut self, id: u32) -> Option<&mut NetworkContext> {
@@ -342,7 +366,7 @@ impl Streams {
     }
 }
 
-/// The root context's timer.
+/// A root context's timer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tick {
     pub(crate) period: Duration,

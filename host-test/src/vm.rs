@@ -1,17 +1,17 @@
-//! One plugin's virtual machine: load, start, enter.
+//! Virtual machines: how one is loaded, and what it holds.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::VecDeque, fmt, path::Path};
 
 use wasmtime::{
-    Cache, Engine, ExternType, Instance, Module, Store, TypedFunc, WasmParams, WasmResults,
+    Cache, Engine, ExternType, Instance, Memory, Module, Store, StoreContextMut, TypedFunc,
+    WasmParams, WasmResults,
 };
 
 use crate::{
-    calls,
-    clock::Clock,
-    config::{Config, Role},
-    log::Level,
-    state::{Direction, HttpSide, ROOT, State},
+    calls::{self, metrics::Metrics, queue::Queues},
+    config::Role,
+    random::Random,
+    state::{Contexts, Deferred, Direction, State},
 };
 
 /// A compiled .wasm file. Cloning is cheap; many hosts can run one.
@@ -49,6 +49,11 @@ impl Wasm {
         let engine = Engine::new(&config).map_err(not_a_module)?;
         let module = Module::new(&engine, bytes).map_err(not_a_module)?;
         Ok(Self { engine, module })
+    }
+
+    /// A place for VMs that run this.
+    pub(crate) fn store(&self, state: State) -> Store<State> {
+        Store::new(&self.engine, state)
     }
 }
 
@@ -110,154 +115,90 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A started plugin.
+/// A virtual machine, and what it has used. It runs as soon as it has exports.
 pub(crate) struct Vm {
-    store: Store<State>,
-    exports: Exports,
-    failed: bool,
-    calls: u64,
+    pub(crate) contexts: Contexts,
+    /// What waits for the end of a callback, in order.
+    pub(crate) deferred: VecDeque<Deferred>,
+    pub(crate) metrics: Metrics,
+    pub(crate) queues: Queues,
+    pub(crate) random: Random,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) allocate: Option<TypedFunc<u32, u32>>,
+    pub(crate) exports: Option<Exports>,
+    /// It trapped, and is never entered again.
+    pub(crate) failed: bool,
+    /// How often it was entered, not counting its allocator.
+    pub(crate) calls: u64,
+    /// How often the host asked it for memory.
+    pub(crate) allocations: u64,
 }
 
 impl Vm {
-    /// Loads a plugin and starts it as Envoy does: initialise, create the root context, start the
-    /// VM, configure the plugin.
-    pub(crate) fn start(
-        wasm: &Wasm,
-        role: Role,
-        config: Arc<Config>,
-        clock: Clock,
-    ) -> Result<Self, StartError> {
-        let mut vm = Self::load(wasm, State::new(role, Arc::clone(&config), clock))?;
-        if vm.exports.initialize.function.is_some() {
-            vm.enter(|exports| &exports.initialize, 0, ());
-            vm.enter(|exports| &exports.main, 0, (0, 0));
-        } else {
-            vm.enter(|exports| &exports.start, 0, ());
-        }
-        vm.enter(|exports| &exports.on_context_create, ROOT, (ROOT, 0));
-        let size = length(&config.vm_configuration);
-        let started = vm.enter(|exports| &exports.on_vm_start, ROOT, (ROOT, size));
-        if vm.failed {
-            return Err(StartError::Trapped(role));
-        }
-        if started == Some(0) {
-            return Err(StartError::VmStartRejected(role));
-        }
-
-        let configuration = config.plugin_configuration(role);
-        vm.state_mut().plugin_configuration = Some(configuration.to_vec());
-        let size = length(configuration);
-        let configured = vm.enter(|exports| &exports.on_configure, ROOT, (ROOT, size));
-        vm.state_mut().plugin_configuration = None;
-        if vm.failed {
-            return Err(StartError::Trapped(role));
-        }
-        if configured == Some(0) {
-            return Err(StartError::ConfigurationRejected(role));
-        }
-        Ok(vm)
-    }
-
-    fn load(wasm: &Wasm, state: State) -> Result<Self, StartError> {
-        let instantiation =
-            |error: wasmtime::Error| StartError::Instantiation(format!("{error:#}"));
-        let linker = calls::linker(&wasm.engine).map_err(instantiation)?;
-        let mut store = Store::new(&wasm.engine, state);
-        store.limiter(|state| &mut state.limiter);
-        let unknown: Vec<_> = wasm
-            .module
-            .imports()
-            .filter(|import| linker.get_by_import(&mut store, import).is_none())
-            .map(|import| format!("{}::{}", import.module(), import.name()))
-            .collect();
-        if !unknown.is_empty() {
-            return Err(StartError::UnknownImports(unknown));
-        }
-        if !matches!(wasm.module.get_export(ABI_VERSION), Some(ExternType::Func(_))) {
-            return Err(missing(ABI_VERSION));
-        }
-        let instance = linker.instantiate(&mut store, &wasm.module).map_err(instantiation)?;
-        let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| missing("memory"))?;
-        store.data_mut().memory = Some(memory);
-        let mut allocate = None;
-        for name in ["malloc", "proxy_on_memory_allocate"] {
-            allocate = allocate.or(export(&mut store, &instance, name)?.function);
-        }
-        let allocate = allocate.ok_or_else(|| missing("proxy_on_memory_allocate"))?;
-        store.data_mut().allocate = Some(allocate);
-        let exports = Exports::find(&mut store, &instance)?;
-        Ok(Self { store, exports, failed: false, calls: 0 })
-    }
-
-    /// Calls an export as `context`. `None` if the plugin does not have it, or has failed, or fails
-    /// now: a trap is logged and the VM is never entered again.
-    pub(crate) fn enter<P: WasmParams, R: WasmResults>(
-        &mut self,
-        export: impl FnOnce(&Exports) -> &Export<P, R>,
-        context: u32,
-        params: P,
-    ) -> Option<R> {
-        if self.failed {
-            return None;
-        }
-        let Export { name, function } = export(&self.exports);
-        let function = function.clone()?;
-        let contexts = &mut self.store.data_mut().contexts;
-        (contexts.current, contexts.effective) = (context, 0);
-        self.calls += 1;
-        let outcome = function.call(&mut self.store, params);
-        let contexts = &mut self.store.data_mut().contexts;
-        (contexts.current, contexts.effective) = (0, 0);
-        match outcome {
-            Ok(result) => Some(result),
-            Err(error) => {
-                self.failed = true;
-                self.state().log(Level::Critical, format!("trapped in {name}: {error:#}"));
-                None
-            }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            contexts: Contexts::default(),
+            deferred: VecDeque::new(),
+            metrics: Metrics::default(),
+            queues: Queues::default(),
+            random: Random::new(seed),
+            memory: None,
+            allocate: None,
+            exports: None,
+            failed: false,
+            calls: 0,
+            allocations: 0,
         }
     }
+}
 
-    pub(crate) fn failed(&self) -> bool {
-        self.failed
+/// Makes an instance of the module, which becomes the VM that plays `role`.
+pub(crate) fn instantiate(
+    wasm: &Wasm,
+    role: Role,
+    mut store: StoreContextMut<'_, State>,
+) -> Result<(), StartError> {
+    let instantiation = |error: wasmtime::Error| StartError::Instantiation(format!("{error:#}"));
+    let linker = calls::linker(&wasm.engine).map_err(instantiation)?;
+    let unknown: Vec<_> = wasm
+        .module
+        .imports()
+        .filter(|import| linker.get_by_import(&mut store, import).is_none())
+        .map(|import| format!("{}::{}", import.module(), import.name()))
+        .collect();
+    if !unknown.is_empty() {
+        return Err(StartError::UnknownImports(unknown));
     }
-
-    /// How often the plugin was entered, not counting its allocator.
-    pub(crate) fn calls(&self) -> u64 {
-        self.calls
+    if !matches!(wasm.module.get_export(ABI_VERSION), Some(ExternType::Func(_))) {
+        return Err(missing(ABI_VERSION));
     }
-
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.state().memory.map_or(0, |memory| memory.data_size(&self.store))
+    let instance = linker.instantiate(&mut store, &wasm.module).map_err(instantiation)?;
+    let memory = instance.get_memory(&mut store, "memory").ok_or_else(|| missing("memory"))?;
+    let mut allocate = None;
+    for name in ["malloc", "proxy_on_memory_allocate"] {
+        allocate = allocate.or(export(&mut store, &instance, name)?.function);
     }
-
-    pub(crate) fn http_side(&mut self, id: u32, direction: Direction) -> Option<&mut HttpSide> {
-        self.state_mut().contexts.http_side(id, direction)
-    }
-
-    pub(crate) fn state(&self) -> &State {
-        self.store.data()
-    }
-
-    pub(crate) fn state_mut(&mut self) -> &mut State {
-        self.store.data_mut()
-    }
+    let allocate = allocate.ok_or_else(|| missing("proxy_on_memory_allocate"))?;
+    let exports = Exports::find(&mut store, &instance)?;
+    let vm = store.data_mut().vm_mut(role);
+    (vm.memory, vm.allocate, vm.exports) = (Some(memory), Some(allocate), Some(exports));
+    Ok(())
 }
 
 /// A function that the plugin may have.
 pub(crate) struct Export<P, R> {
-    name: &'static str,
-    function: Option<TypedFunc<P, R>>,
+    pub(crate) name: &'static str,
+    pub(crate) function: Option<TypedFunc<P, R>>,
 }
 
 /// A plugin's callbacks. What is not there is not entered: Envoy's default applies.
 pub(crate) struct Exports {
-    initialize: Export<(), ()>,
-    start: Export<(), ()>,
-    main: Export<(u32, u32), u32>,
+    pub(crate) initialize: Export<(), ()>,
+    pub(crate) start: Export<(), ()>,
+    pub(crate) main: Export<(u32, u32), u32>,
     pub(crate) on_context_create: Export<(u32, u32), ()>,
-    on_vm_start: Export<(u32, u32), u32>,
-    on_configure: Export<(u32, u32), u32>,
+    pub(crate) on_vm_start: Export<(u32, u32), u32>,
+    pub(crate) on_configure: Export<(u32, u32), u32>,
     pub(crate) on_tick: Export<u32, ()>,
     pub(crate) on_queue_ready: Export<(u32, u32), ()>,
     pub(crate) on_new_connection: Export<u32, u32>,
@@ -284,7 +225,10 @@ impl Exports {
         }
     }
 
-    fn find(store: &mut Store<State>, instance: &Instance) -> Result<Self, StartError> {
+    fn find(
+        store: &mut StoreContextMut<'_, State>,
+        instance: &Instance,
+    ) -> Result<Self, StartError> {
         Ok(Self {
             initialize: export(store, instance, "_initialize")?,
             start: export(store, instance, "_start")?,
@@ -325,7 +269,7 @@ impl Exports {
 }
 
 fn export<P: WasmParams, R: WasmResults>(
-    store: &mut Store<State>,
+    store: &mut StoreContextMut<'_, State>,
     instance: &Instance,
     name: &'static str,
 ) -> Result<Export<P, R>, StartError> {
@@ -340,10 +284,6 @@ fn export<P: WasmParams, R: WasmResults>(
 
 fn missing(name: &str) -> StartError {
     StartError::Export { name: name.into(), why: "missing".into() }
-}
-
-fn length(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
 
 const ABI_VERSION: &str = "proxy_abi_version_0_2_1";

@@ -15,7 +15,7 @@ use std::{
 };
 
 use redis::{Connection, Value};
-use slotmesh_host::{Config, Running, Server};
+use slotmesh_host::{Config, Running, Server, Vms};
 use slotmesh_testbed::{ClusterOptions, Host, HostOptions, PluginConfig, RedisCluster, locate};
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -28,8 +28,13 @@ struct Proxy {
 
 impl Proxy {
     fn start() -> Self {
+        Self::start_in(Vms::One)
+    }
+
+    fn start_in(vms: Vms) -> Self {
         let cluster = cluster();
         let config = Config::new(PluginConfig::from_seeds(&cluster.seeds()).as_str());
+        let config = Config { vms, ..config };
         let server =
             Server::new(&support::wasm(), config, ANY_PORT).expect("the module starts").spawn();
         Self { server, cluster }
@@ -70,18 +75,21 @@ fn query<T: redis::FromRedisValue>(client: &mut Connection, words: &[&str]) -> T
 
 #[test]
 fn keys_of_all_shards_are_written_and_read() {
-    let proxy = Proxy::start();
-    let mut client = proxy.connect();
-    for number in 0..300 {
-        let key = format!("all:{number}");
-        query::<()>(&mut client, &["SET", &key, &number.to_string()]);
-        assert_eq!(query::<usize>(&mut client, &["GET", &key]), number);
+    for vms in [Vms::One, Vms::Two] {
+        let proxy = Proxy::start_in(vms);
+        let mut client = proxy.connect();
+        for number in 0..300 {
+            let key = format!("all:{vms:?}:{number}");
+            query::<()>(&mut client, &["SET", &key, &number.to_string()]);
+            assert_eq!(query::<usize>(&mut client, &["GET", &key]), number);
+        }
+        let pattern = format!("all:{vms:?}:*");
+        for primary in proxy.cluster.primaries().unwrap() {
+            let keys: Vec<String> = query(&mut primary.connect().unwrap(), &["KEYS", &pattern]);
+            assert!(keys.len() > 50, "{} has only {} of 300 keys", primary.addr(), keys.len());
+        }
+        proxy.assert_sound();
     }
-    for primary in proxy.cluster.primaries().unwrap() {
-        let keys: Vec<String> = query(&mut primary.connect().unwrap(), &["KEYS", "all:*"]);
-        assert!(keys.len() > 50, "{} has only {} of 300 keys", primary.addr(), keys.len());
-    }
-    proxy.assert_sound();
 }
 
 #[test]

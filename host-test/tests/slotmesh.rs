@@ -4,8 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use slotmesh_host::{Accept, Chunking, Reentrancy, Role};
+use slotmesh_host::{Accept, Chunking, Reentrancy, Role, Vms};
 use support::{OP_TIMEOUT, Script, World, address, bulk, replies, slot, words};
+
+const VMS: [Vms; 2] = [Vms::One, Vms::Two];
 
 /// Keys of node 0, 1 and 2 (slots 3300, 7365 and 15495).
 const KEYS: [&str; 3] = ["b", "c", "a"];
@@ -150,8 +152,15 @@ fn without_a_seed_the_client_learns_why_in_time_and_all_is_well_when_one_appears
 /// A stream that fails inside the call leaves Envoy with something that waits for the callback's end.
 #[test]
 fn nodes_that_envoy_has_no_endpoint_for_are_refused_one_in_each_callback() {
-    let known = |nodes: &[usize]| Some(nodes.iter().map(|node| address(*node)).collect());
-    let mut world = World::with(|config| config.endpoints = known(&[]));
+    VMS.into_iter().for_each(nodes_without_an_endpoint_are_refused);
+}
+
+fn nodes_without_an_endpoint_are_refused(vms: Vms) {
+    let world_of = |nodes: &[usize]| {
+        let endpoints = nodes.iter().map(|node| address(*node)).collect();
+        World::with(|config| (config.vms, config.endpoints) = (vms, Some(endpoints)))
+    };
+    let mut world = world_of(&[]);
     let client = world.simulation.connect();
     world.simulation.send(client, words("SET a 1"));
     world.simulation.advance(OP_TIMEOUT);
@@ -159,7 +168,7 @@ fn nodes_that_envoy_has_no_endpoint_for_are_refused_one_in_each_callback() {
     let start = "-CLUSTERDOWN no node of cluster 'main' answers: ";
     assert!(error.starts_with(start) && error.contains(&address(2)), "{error}");
 
-    let mut world = World::with(|config| config.endpoints = known(&[0]));
+    let mut world = world_of(&[0]);
     let client = world.simulation.connect();
     for key in KEYS {
         world.simulation.send(client, words(&format!("SET {key} 1")));
@@ -187,8 +196,10 @@ fn a_protocol_error_closes_its_client_alone() {
 
 #[test]
 fn a_connection_found_reset_while_writing_loses_no_read() {
-    for reentrancy in [Reentrancy::Deferred, Reentrancy::Immediate] {
-        let mut world = World::with(|config| config.reentrancy = reentrancy);
+    for (vms, reentrancy) in VMS.into_iter().flat_map(|vms| {
+        [Reentrancy::Deferred, Reentrancy::Immediate].map(|reentrancy| (vms, reentrancy))
+    }) {
+        let mut world = World::with(|config| (config.vms, config.reentrancy) = (vms, reentrancy));
         let client = world.client_of("a");
         for round in 1..=3 {
             world.simulation.reset_next_send();
@@ -207,8 +218,8 @@ fn a_connection_found_reset_while_writing_loses_no_read() {
 
 #[test]
 fn however_bytes_are_cut_the_result_is_the_same() {
-    let transcript = |chunking| {
-        let mut world = World::new();
+    let transcript = |vms, chunking| {
+        let mut world = World::with(|config| config.vms = vms);
         world.simulation.chunking = chunking;
         let (first, second) = (world.simulation.connect(), world.simulation.connect());
         let large = "0123456789".repeat(500);
@@ -232,12 +243,13 @@ fn however_bytes_are_cut_the_result_is_the_same() {
         let executed = world.executed().len();
         (world.take(first), without_client_id(&world.take(second)), executed)
     };
-    let whole = transcript(Chunking::Whole);
+    let whole = transcript(Vms::One, Chunking::Whole);
     assert!(whole.0.contains("*3\r\n$5001\r\n"), "{}", whole.0);
     assert!(whole.0.ends_with("a\r\n+OK\r\n"), "{}", whole.0);
     assert!(whole.1.ends_with("$3\r\ncut\r\n:0\r\n"), "{}", whole.1);
     for chunking in [Chunking::Bytes(1), Chunking::Bytes(7), Chunking::Random(100)] {
-        assert_eq!(transcript(chunking), whole, "{chunking:?}");
+        assert_eq!(transcript(Vms::One, chunking), whole, "{chunking:?}");
+        assert_eq!(transcript(Vms::Two, chunking), whole, "{chunking:?}");
     }
 }
 
@@ -288,9 +300,8 @@ fn whatever_goes_wrong_each_command_has_one_reply_and_no_write_is_repeated() {
     let (mut errors, mut answers) = (0, 0);
     for seed in 0..300 {
         let mut dice = Dice(seed);
-        let mut world = World::seeded(seed, |config| {
-            config.reentrancy = Reentrancy::Deferred;
-        });
+        let vms = dice.choose(VMS);
+        let mut world = World::seeded(seed, |config| config.vms = vms);
         world.simulation.chunking =
             dice.choose([Chunking::Whole, Chunking::Bytes(1), Chunking::Random(40)]);
         world.simulation.latency = Duration::from_millis(dice.below(4));
@@ -307,7 +318,7 @@ fn whatever_goes_wrong_each_command_has_one_reply_and_no_write_is_repeated() {
             };
             world.simulation.send(clients[at], words(&line));
             sent[at].push(line);
-            disturb(&mut world, &mut dice);
+            disturb(&mut world, &mut dice, vms);
             world.simulation.advance(Duration::from_millis(dice.choose([0, 0, 1, 5, 40])));
         }
         for node in 0..3 {
@@ -332,10 +343,12 @@ fn whatever_goes_wrong_each_command_has_one_reply_and_no_write_is_repeated() {
                         let allowed = if refused { 0..=1 } else { 1..=1 };
                         assert!(allowed.contains(&times), "seed {seed}: {line}, {reply}");
                     }
-                    // A read that was lost is not sent again behind a later write of its client's.
+                    // A read that was lost or refused is not sent again behind a later write of its
+                    // client's.
                     _ => assert!(
                         !refused
                             || reply.starts_with("-TIMEOUT")
+                            || reply.starts_with("-TRYAGAIN a command behind this one")
                             || reply.contains("before the command was sent")
                             || reply.ends_with("before the reply"),
                         "seed {seed}: {line}, {reply}"
@@ -348,7 +361,7 @@ fn whatever_goes_wrong_each_command_has_one_reply_and_no_write_is_repeated() {
 }
 
 /// Lets something go wrong, or well again.
-fn disturb(world: &mut World, dice: &mut Dice) {
+fn disturb(world: &mut World, dice: &mut Dice, vms: Vms) {
     let node = dice.below(3) as usize;
     let slot = slot(dice.choose(KEYS));
     match dice.below(16) {
@@ -357,7 +370,8 @@ fn disturb(world: &mut World, dice: &mut Dice) {
         2 => {
             world.script(node, |script| script.accept = dice.choose([Accept::Now, Accept::Refuse]))
         }
-        3 => world.simulation.reset_next_send(),
+        // In one VM, Envoy would not survive a second send in that callback: see DIFFERENCES.md.
+        3 if vms == Vms::Two => world.simulation.reset_next_send(),
         4 => drop(world.cluster.borrow_mut().moved.insert(slot, node)),
         5 => drop(world.cluster.borrow_mut().migrating.insert(slot, node)),
         6 => drop(world.cluster.borrow_mut().migrating.remove(&slot)),

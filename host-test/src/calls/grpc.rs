@@ -1,17 +1,19 @@
 //! `proxy_grpc_stream`, `proxy_grpc_send`, `proxy_grpc_close`, `proxy_grpc_cancel`,
 //! `proxy_get_status`.
 //!
-//! A stream belongs to the root context, whichever context opened it: its events go there.
+//! A stream belongs to the root context of the router, whichever of its contexts opened it: its events go there.
+//! The tunnel that it meets on its way is entered from within these calls.
 
 use wasmtime::{Caller, Linker};
 
 use super::ENV;
 use crate::{
     abi::{Failure, GrpcStatus, Guest, Status, answer},
-    config::{HostSelection, Reentrancy},
+    config::{HostSelection, Reentrancy, Role},
     grpc::Target,
     headers::Headers,
-    state::{Deferred, ROOT, State, StreamState},
+    host::UpstreamId,
+    state::{Deferred, State, StreamState},
 };
 
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -102,6 +104,9 @@ fn grpc_stream(
         ("content-type", "application/grpc"),
     ]);
     headers.extend(metadata);
+    for (name, value) in &guest.state().config.stream_headers {
+        headers.set(name, value);
+    }
     let host_selection = guest.state().config.host_selection;
     let streams = &mut guest.state().streams;
     let token = streams.next_token();
@@ -109,9 +114,8 @@ fn grpc_stream(
     if host_selection == HostSelection::Asynchronous && !streams.known_hosts.contains(&address) {
         streams.awaiting_host.insert(token);
     }
-    guest.state().deferred.push_back(Deferred::OpenStream { token, address, metadata: headers });
-    guest.write_u32(token_at, token)?;
-    Ok(())
+    guest.envoy().open_upstream(UpstreamId(token), address, headers);
+    Ok(guest.write_u32(token_at, token)?)
 }
 
 /// A stream that cannot even be started. As in Envoy the guest gets a status but no token, and
@@ -125,9 +129,7 @@ fn refuse(mut guest: Guest<'_>, why: String) -> Result<(), Failure> {
 /// are initial metadata, with nothing in it, which come before the call returns.
 fn refuse_with_headers(mut guest: Guest<'_>, target: &Target) -> Result<(), Failure> {
     let token = guest.state().streams.next_token();
-    guest.state().initial_metadata = Some(Headers::default());
-    reenter(&mut guest, "proxy_on_grpc_receive_initial_metadata", token, 0)?;
-    guest.state().initial_metadata = None;
+    guest.envoy().tell_initial_metadata(UpstreamId(token), Headers::default());
     fail_to_start(guest, token, format!("no healthy upstream in {}", target.cluster))
 }
 
@@ -160,15 +162,19 @@ fn grpc_send(
         false => state.streams.awaiting_host.contains(&token).then_some(""),
     };
     if let Some(why) = reset {
-        state.deferred.push_back(Deferred::CancelStream { token });
+        let mut envoy = guest.envoy();
+        envoy.forget_upstream(UpstreamId(token));
         // Envoy defers the end of the stream, but not this.
-        reenter(&mut guest, "proxy_on_grpc_receive_trailing_metadata", token, 0)?;
+        envoy.tell_trailing_metadata(token);
         return end_stream(guest, token, GrpcStatus::Internal, why.into());
     }
-    state.deferred.push_back(Deferred::SendMessage { token, message });
     if finish != 0 {
         state.streams.known.insert(token, StreamState::Finished);
-        state.deferred.push_back(Deferred::FinishStream { token });
+    }
+    let mut envoy = guest.envoy();
+    envoy.send(UpstreamId(token), &message);
+    if finish != 0 {
+        envoy.finish(UpstreamId(token));
     }
     Ok(())
 }
@@ -178,7 +184,7 @@ fn grpc_close(mut guest: Guest<'_>, token: u32) -> Result<(), Failure> {
     let state = guest.state();
     if stream(state, token, "proxy_grpc_close")? == StreamState::Open {
         state.streams.known.insert(token, StreamState::Finished);
-        state.deferred.push_back(Deferred::FinishStream { token });
+        guest.envoy().finish(UpstreamId(token));
     }
     Ok(())
 }
@@ -188,7 +194,7 @@ fn grpc_cancel(mut guest: Guest<'_>, token: u32) -> Result<(), Failure> {
     let state = guest.state();
     stream(state, token, "proxy_grpc_cancel")?;
     state.streams.known.remove(&token);
-    state.deferred.push_back(Deferred::CancelStream { token });
+    guest.envoy().forget_upstream(UpstreamId(token));
     Ok(())
 }
 
@@ -211,6 +217,9 @@ fn stream(state: &mut State, token: u32, call: &str) -> Result<StreamState, Stat
     if token & KIND_OF_TOKEN != STREAM {
         return Err(Status::BadArgument);
     }
+    if state.role() != Role::Router {
+        return Err(Status::NotFound);
+    }
     if let Some(stream) = state.streams.known.get(&token) {
         return Ok(*stream);
     }
@@ -230,41 +239,13 @@ fn end_stream(
     let state = guest.state();
     if state.config.reentrancy == Reentrancy::Deferred {
         state.streams.known.insert(token, StreamState::Ending);
-        state.deferred.push_back(Deferred::StreamClosed { token, status, why });
+        state.vm_mut(Role::Router).deferred.push_back(Deferred::StreamClosed {
+            token,
+            status,
+            why,
+        });
         return Ok(());
     }
-    state.streams.known.remove(&token);
-    state.streams.ended.insert(token);
-    state.grpc_status = (status as u32, why);
-    reenter(&mut guest, "proxy_on_grpc_close", token, status as u32)
-}
-
-/// Calls an export of the guest that is calling the host, if it has it.
-///
-/// When such a call returns, Envoy does what waits for the end of a callback, until nothing waits. The end of
-/// a stream is put off again as long as an outer callback runs: Envoy 1.40 never comes out of that loop
-/// (`doAfterVmCallActions` and `Context::onGrpcCloseWrapper`).
-fn reenter(guest: &mut Guest<'_>, export: &str, token: u32, value: u32) -> Result<(), Failure> {
-    let Some(function) = guest.0.get_export(export).and_then(|export| export.into_func()) else {
-        return Ok(());
-    };
-    let function = function.typed::<(u32, u32, u32), ()>(&guest.0)?;
-    let contexts = &mut guest.state().contexts;
-    let outer = (contexts.current, contexts.effective);
-    (contexts.current, contexts.effective) = (ROOT, 0);
-    let outcome = function.call(&mut guest.0, (ROOT, token, value));
-    let contexts = &mut guest.state().contexts;
-    (contexts.current, contexts.effective) = outer;
-    outcome?;
-    let waiting = guest.state().deferred.iter().find_map(|deferred| match deferred {
-        Deferred::StreamClosed { token, .. } => Some(*token),
-        _ => None,
-    });
-    if let Some(waiting) = waiting {
-        guest.state().misuse(format!(
-            "{export} for stream {token} inside a callback after stream {waiting} has ended in it: \
-             Envoy would put off that end for ever"
-        ));
-    }
+    guest.envoy().tell_stream_closed(token, status, why);
     Ok(())
 }

@@ -22,14 +22,16 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         ENV,
         "proxy_increment_metric",
         |mut guest: Caller<'_, State>, id: u32, offset: i64| {
-            answer(guest.data_mut().metrics.increment(id, offset).map_err(Failure::from))
+            answer(
+                guest.data_mut().running_mut().metrics.increment(id, offset).map_err(Failure::from),
+            )
         },
     )?;
     linker.func_wrap(
         ENV,
         "proxy_record_metric",
         |mut guest: Caller<'_, State>, id: u32, value: u64| {
-            answer(guest.data_mut().metrics.record(id, value).map_err(Failure::from))
+            answer(guest.data_mut().running_mut().metrics.record(id, value).map_err(Failure::from))
         },
     )?;
     linker.func_wrap(
@@ -130,11 +132,11 @@ fn define_metric(
     id_at: u32,
 ) -> Result<(), Failure> {
     let (name, state) = guest.bytes_and_state(name, name_size)?;
-    let id = state.metrics.define(kind, &String::from_utf8_lossy(name))?;
+    let id = state.running_mut().metrics.define(kind, &String::from_utf8_lossy(name))?;
     Ok(guest.write_u32(id_at, id)?)
 }
 
 fn get_metric(mut guest: Guest<'_>, id: u32, value_at: u32) -> Result<(), Failure> {
-    let value = guest.state().metrics.value(id)?;
+    let value = guest.state().running_mut().metrics.value(id)?;
     Ok(guest.write_u64(value_at, value)?)
 }

@@ -50,7 +50,7 @@ fn set_property(
 ) -> Result<(), Failure> {
     let path = guest.bytes(path, path_size)?.to_vec();
     let (value, state) = guest.bytes_and_state(value, value_size)?;
-    let Some(Context::Network(network)) = state.contexts.effective_mut() else {
+    let Some(Context::Network(network)) = state.context_mut() else {
         return Err(Status::NotFound.into());
     };
     network.properties.insert(path, value.to_vec());
@@ -58,16 +58,16 @@ fn set_property(
 }
 
 fn property(state: &State, path: &[u8]) -> Option<Vec<u8>> {
-    let root_id = state.role.root_id().as_bytes();
+    let root_id = state.role().root_id().as_bytes();
     match path.strip_suffix(b"\0").unwrap_or(path) {
         b"plugin_root_id" | b"plugin_name" | b"plugin_vm_id" => return Some(root_id.to_vec()),
         _ => {}
     }
-    let Some(Context::Network(network)) = state.contexts.effective() else { return None };
+    let Some(Context::Network(network)) = state.context() else { return None };
     match path {
         b"source\0address" => Some(network.source_address.clone().into_bytes()),
         b"connection\0id" | b"connection_id" => {
-            Some(u64::from(state.contexts.effective_id()).to_le_bytes().to_vec())
+            Some(u64::from(state.context_id()).to_le_bytes().to_vec())
         }
         _ => network.properties.get(path).cloned(),
     }

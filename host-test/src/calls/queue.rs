@@ -1,6 +1,6 @@
 //! `proxy_register_shared_queue`, `proxy_enqueue_shared_queue`, `proxy_dequeue_shared_queue`.
 //!
-//! Envoy shares queues between VMs and threads. Here each plugin has its own; the only one that
+//! Envoy shares queues between VMs and threads. Here each VM has its own; the only one that
 //! Slotmesh registers is one that nobody else can name.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use wasmtime::{Caller, Linker};
 use super::ENV;
 use crate::{
     abi::{Failure, Guest, Status, answer},
-    state::{Deferred, State},
+    state::State,
 };
 
-/// A plugin's queues; the id of one is its place, from 1.
+/// A VM's queues; the id of one is its place, from 1.
 #[derive(Default)]
 pub(crate) struct Queues(Vec<Queue>);
 
@@ -66,19 +66,19 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 fn register(mut guest: Guest<'_>, name: u32, size: u32, id_at: u32) -> Result<(), Failure> {
     let (name, state) = guest.bytes_and_state(name, size)?;
-    let id = state.queues.register(name);
+    let id = state.running_mut().queues.register(name);
     Ok(guest.write_u32(id_at, id)?)
 }
 
-/// Envoy calls back after the events that are at hand; here there is one at hand at a time.
+/// Envoy calls back the plugin after the events that are at hand; here there is one at hand at a time.
 fn enqueue(mut guest: Guest<'_>, id: u32, data: u32, size: u32) -> Result<(), Failure> {
     let (data, state) = guest.bytes_and_state(data, size)?;
-    state.queues.items(id)?.push_back(data.to_vec());
-    state.deferred.push_back(Deferred::QueueReady { queue: id });
+    state.running_mut().queues.items(id)?.push_back(data.to_vec());
+    state.ready_queues.push_back((state.role(), id));
     Ok(())
 }
 
 fn dequeue(mut guest: Guest<'_>, id: u32, address_at: u32, size_at: u32) -> Result<(), Failure> {
-    let item = guest.state().queues.items(id)?.pop_front().ok_or(Status::Empty)?;
+    let item = guest.state().running_mut().queues.items(id)?.pop_front().ok_or(Status::Empty)?;
     guest.hand_over_bytes(&item, address_at, size_at)
 }

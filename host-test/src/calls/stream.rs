@@ -29,42 +29,40 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 fn continue_stream(mut guest: Guest<'_>, stream: u32) -> Result<(), Failure> {
     let stream = StreamType::try_from(stream)?;
     let state = guest.state();
-    let context = state.contexts.effective_id();
-    let deferred = match (stream, state.contexts.effective()) {
+    let context = state.context_id();
+    let deferred = match (stream, state.context()) {
         (StreamType::Upstream, _) => return Err(Status::Unimplemented.into()),
         (StreamType::Downstream, Some(Context::Network(_))) => {
             Deferred::ContinueDownstream { context }
         }
         (StreamType::HttpRequest, Some(Context::Http(_))) => {
-            Deferred::ContinueHttp { direction: Direction::Request }
+            Deferred::ContinueHttp { context, direction: Direction::Request }
         }
         (StreamType::HttpResponse, Some(Context::Http(_))) => {
-            Deferred::ContinueHttp { direction: Direction::Response }
+            Deferred::ContinueHttp { context, direction: Direction::Response }
         }
         _ => return Ok(()),
     };
-    state.deferred.push_back(deferred);
+    state.running_mut().deferred.push_back(deferred);
     Ok(())
 }
 
 fn close_stream(mut guest: Guest<'_>, stream: u32) -> Result<(), Failure> {
     let stream = StreamType::try_from(stream)?;
     let state = guest.state();
-    let context = state.contexts.effective_id();
+    let context = state.context_id();
     if stream == StreamType::Downstream
-        && let Some(Context::Network(_)) = state.contexts.effective()
+        && let Some(Context::Network(_)) = state.context()
     {
-        state.deferred.push_back(Deferred::CloseDownstream { context });
+        state.running_mut().deferred.push_back(Deferred::CloseDownstream { context });
     }
     Ok(())
 }
 
 /// From here to the end of the callback, host calls act on context `id`; 0 ends that early.
 fn set_effective_context(mut guest: Guest<'_>, id: u32) -> Result<(), Failure> {
-    let contexts = &mut guest.state().contexts;
-    if !contexts.contains(id) {
-        return Err(Status::BadArgument.into());
+    match guest.state().set_effective_context(id) {
+        true => Ok(()),
+        false => Err(Status::BadArgument.into()),
     }
-    contexts.effective = id;
-    Ok(())
 }

@@ -35,9 +35,12 @@ fn get_current_time_nanoseconds(mut guest: Guest<'_>, time_at: u32) -> Result<()
     Ok(guest.write_u64(time_at, now)?)
 }
 
-/// The timer is the root context's, whoever sets it, and starts anew; 0 stops it.
+/// The timer is the root context's, whichever of its contexts sets it, and starts anew; 0 stops it.
 fn set_tick_period_milliseconds(state: &mut State, period: u32) {
     let period = Duration::from_millis(period.into());
     let tick = Tick { period, due: state.clock.elapsed() + period };
-    state.tick = (!period.is_zero()).then_some(tick);
+    match period.is_zero() {
+        true => state.ticks.remove(&state.role()),
+        false => state.ticks.insert(state.role(), tick),
+    };
 }

@@ -89,7 +89,7 @@ fn random_get(mut guest: Guest<'_>, mut at: u32, size: u32) -> Result<(), Errno>
     while left > 0 {
         let length = left.min(block.len());
         let (chunk, _) = block.split_at_mut(length);
-        guest.state().random.fill(chunk);
+        guest.state().running_mut().random.fill(chunk);
         guest.write(at, chunk)?;
         left -= length;
         at = at.saturating_add(u32::try_from(length).unwrap_or(u32::MAX));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slotmesh_host::{Config, Level, Log, Metric, Simulation};
 
-use crate::support::{guest, said, simulate, try_simulate};
+use crate::support::{guest, said, simulate, simulate_router, try_simulate};
 
 #[test]
 fn pointers_outside_the_memory_are_answered_and_nothing_breaks() {
@@ -75,7 +75,7 @@ fn an_allocator_that_gives_nothing_is_answered() {
 
 #[test]
 fn ticks_come_at_their_period_and_stop_at_zero() {
-    let mut simulation = simulate(
+    let mut simulation = simulate_router(
         r#"
         (data (i32.const 1024) "ticks")
         (func (export "proxy_on_configure") (param i32 i32) (result i32)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slotmesh_host::{Config, Level, Role, Simulation, StartError, answering};
+use slotmesh_host::{Config, Level, Role, Simulation, StartError, Vms, answering};
 
 use crate::support::{
     bare_guest, guest, relay_config, relay_with_tunnel, said, simulate, try_simulate,
@@ -55,12 +55,13 @@ fn what_the_router_sent_before_it_trapped_is_sent_and_its_streams_are_dropped() 
     assert_eq!(simulation.upstreams_to("10.0.0.9:6379"), []);
 }
 
+const TUNNEL_THAT_TRAPS: &str =
+    r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) unreachable)"#;
+
 #[test]
-fn a_trap_in_the_tunnel_ends_all_streams_and_spares_the_router() {
-    let wasm = relay_with_tunnel(
-        r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) unreachable)"#,
-    );
-    let config = relay_config("10.0.0.1:6379");
+fn a_trap_in_a_tunnel_with_its_own_vm_ends_all_streams_and_spares_the_router() {
+    let wasm = relay_with_tunnel(TUNNEL_THAT_TRAPS);
+    let config = Config { vms: Vms::Two, ..relay_config("10.0.0.1:6379") };
     let mut simulation = Simulation::new(&wasm, config, 1).unwrap();
     simulation.add_peer("10.0.0.1:6379", answering(|_, _| panic!("nothing may arrive")));
     let client = simulation.connect();
@@ -71,6 +72,19 @@ fn a_trap_in_the_tunnel_ends_all_streams_and_spares_the_router() {
     assert!(simulation.is_open(client));
     assert!(simulation.host().usage(Role::Tunnel).failed);
     assert!(!simulation.host().usage(Role::Router).failed);
+}
+
+#[test]
+fn a_trap_in_a_tunnel_in_the_routers_vm_closes_the_clients() {
+    let wasm = relay_with_tunnel(TUNNEL_THAT_TRAPS);
+    let mut simulation = Simulation::new(&wasm, relay_config("10.0.0.1:6379"), 1).unwrap();
+    simulation.add_peer("10.0.0.1:6379", answering(|_, _| panic!("nothing may arrive")));
+    let client = simulation.connect();
+    simulation.send(client, "a");
+    simulation.settle();
+    assert!(!simulation.is_open(client));
+    assert_eq!(simulation.upstreams_to("10.0.0.1:6379"), []);
+    assert!(simulation.host().log().says("trapped in proxy_on_request_body"));
 }
 
 #[test]

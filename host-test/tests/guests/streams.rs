@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use slotmesh_host::{
     Accept, Chunking, Config, Connection, HostSelection, Level, Log, Peer, Reentrancy, Role,
-    Simulation, answering,
+    Simulation, Vms, answering,
 };
 
 use crate::support::{
@@ -195,6 +195,18 @@ fn a_node_that_does_not_answer_the_handshake_times_out() {
 }
 
 #[test]
+fn a_node_that_is_not_found_is_refused_before_the_tunnel_sees_the_stream() {
+    let config = Config::new(grpc_service("upstream", NODE));
+    let mut simulation = Simulation::new(&relay(), config, 1).unwrap();
+    simulation.add_peer(NODE, recorder(Accept::Hide));
+    let client = simulation.connect();
+    simulation.send(client, OPEN);
+    simulation.settle();
+    assert_eq!(ends(&simulation), [("14".into(), "dns_resolution_failure".into())]);
+    assert!(said(&simulation, "tunnel").is_empty());
+}
+
+#[test]
 fn a_node_that_is_taken_away_ends_its_streams() {
     let mut simulation = simulate_relay(NODE);
     simulation.add_peer(NODE, recorder(Accept::Now));
@@ -234,6 +246,81 @@ fn a_node_may_answer_late_and_without_being_asked() {
     let upstream = simulation.upstreams_to(NODE)[0];
     simulation.peer_says(upstream, |node| node.write("push"));
     assert_eq!(simulation.receive(client, 4, SECOND), b"push");
+}
+
+#[test]
+fn the_tunnel_runs_inside_the_routers_call() {
+    let wasm = relay_with_tunnel(
+        r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+             (call $digit (i32.const 7)) (i32.const 0))"#,
+    );
+    for vms in [Vms::One, Vms::Two] {
+        let config = Config { vms, ..relay_config(NODE) };
+        let mut simulation = Simulation::new(&wasm, config, 1).unwrap();
+        simulation.add_peer(NODE, recorder(Accept::Now));
+        let client = simulation.connect();
+        simulation.send(client, OPEN);
+        simulation.settle();
+        let before = simulation.host().log().lines().len();
+        simulation.send(client, "a");
+        simulation.settle();
+        let lines = simulation.host().log().lines().split_off(before);
+        let said: Vec<_> = lines.iter().map(|line| (line.source, &*line.text)).collect();
+        let router = |text| ("router", text);
+        let expected = [router("before"), ("tunnel", "7"), router("0"), router("after")];
+        assert_eq!(said, expected, "{vms:?}");
+    }
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_callback_is_done_when_the_vm_is_left_within_it() {
+    // Answers "1", sends, answers "2", which it puts before what is in the buffer.
+    let wasm = guest(
+        r#"
+        (data (i32.const 1024) "upstream12")
+        (data (i32.const 1040) "\01\00\00\00\19\00\00\00\0d\00\00\00x-envoy-original-dst-host\0010.0.0.1:6379\00")
+        (func $answer (param $at i32)
+          (drop (call $set (i32.const 2) (i32.const 0) (i32.const 0) (local.get $at) (i32.const 1)))
+          (drop (call $continue (i32.const 2))))
+        (func (export "proxy_on_downstream_data") (param i32 i32 i32) (result i32)
+          (call $data)
+          (if (i32.eqz (i32.load (i32.const 16)))
+            (then (drop (call $open (i32.const 1024) (i32.const 8) (i32.const 0) (i32.const 0)
+              (i32.const 0) (i32.const 0) (i32.const 1040) (i32.const 52) (i32.const 16))))
+            (else
+              (call $answer (i32.const 1032))
+              (drop (call $send
+                (i32.load (i32.const 16)) (i32.const 1024) (i32.const 1) (i32.const 0)))
+              (call $answer (i32.const 1033))))
+          (i32.const 1))
+        (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))"#,
+    );
+    for (vms, answers) in [(Vms::One, "12"), (Vms::Two, "21")] {
+        let config = Config { vms, ..Config::new("") };
+        let mut simulation = Simulation::new(&wasm, config, 1).unwrap();
+        simulation.add_peer(NODE, recorder(Accept::Now));
+        let client = simulation.connect();
+        for bytes in ["open", "answer"] {
+            simulation.send(client, bytes);
+            simulation.settle();
+        }
+        assert_eq!(simulation.take_received(client), answers.as_bytes(), "{vms:?}");
+    }
+}
+
+#[test]
+fn a_stream_is_no_context_of_the_tunnels() {
+    // Tells of its own stream, as the tunnel: "1", not found.
+    let wasm = relay_with_tunnel(
+        r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+             (call $digit (call $finish (global.get $token))) (i32.const 0))"#,
+    );
+    let mut simulation = Simulation::new(&wasm, relay_config(NODE), 1).unwrap();
+    simulation.add_peer(NODE, recorder(Accept::Now));
+    let client = simulation.connect();
+    simulation.send(client, "a");
+    simulation.settle();
+    assert_eq!(said(&simulation, "tunnel").last().unwrap(), "1");
 }
 
 #[test]
@@ -406,7 +493,8 @@ fn one_seed_is_one_history() {
 
 #[test]
 fn memory_and_allocations_are_counted() {
-    let mut simulation = simulate_relay(NODE);
+    let config = Config { vms: Vms::Two, ..relay_config(NODE) };
+    let mut simulation = Simulation::new(&relay(), config, 1).unwrap();
     simulation.add_peer(NODE, answering(|node, bytes| node.write(bytes)));
     let client = simulation.connect();
     simulation.send(client, "warm up");

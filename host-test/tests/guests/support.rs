@@ -1,6 +1,6 @@
 //! What the guests have in common.
 
-use slotmesh_host::{Config, HostSelection, Simulation, StartError, Wasm};
+use slotmesh_host::{Config, HostSelection, Simulation, StartError, Vms, Wasm};
 
 /// Imports, memory, allocator and the words the guests use.
 ///
@@ -229,6 +229,12 @@ pub(crate) fn grpc_service(cluster: &str, authority: &str) -> Vec<u8> {
 /// A simulation of `body` behind the prelude, without configuration.
 pub(crate) fn simulate(body: &str) -> Simulation {
     try_simulate(body, Config::new("")).expect("the guest starts")
+}
+
+/// The same, for a guest that knows nothing of the tunnel: that has a VM of its own.
+pub(crate) fn simulate_router(body: &str) -> Simulation {
+    let config = Config { vms: Vms::Two, ..Config::new("") };
+    try_simulate(body, config).expect("the guest starts")
 }
 
 pub(crate) fn try_simulate(body: &str, config: Config) -> Result<Simulation, StartError> {

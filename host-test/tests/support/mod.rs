@@ -182,6 +182,8 @@ pub struct Cluster {
     pub migrating: BTreeMap<u16, usize>,
     /// See [`World::executed`].
     pub executed: Vec<String>,
+    /// How often nodes wrote something.
+    pub writes: u64,
     values: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -204,6 +206,7 @@ impl Default for Cluster {
             moved: BTreeMap::new(),
             migrating: BTreeMap::new(),
             executed: Vec::new(),
+            writes: 0,
             values: BTreeMap::new(),
         }
     }
@@ -345,6 +348,7 @@ impl Peer for Node {
             read += length;
         }
         node.wait(script.delay);
+        self.cluster.borrow_mut().writes += u64::from(!output.is_empty());
         node.write(output);
         if cut {
             self.reset.insert(node.id());

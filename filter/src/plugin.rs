@@ -57,6 +57,11 @@ impl Tokens<'_> {
         self.tickets.issue(Stream { root: self.root, connection })
     }
 
+    /// Takes the ticket back: the stream could not be opened.
+    pub(crate) fn revoke(&mut self, connection: ConnectionId) {
+        self.tickets.revoke(connection);
+    }
+
     pub(crate) fn insert(&mut self, token: u32, connection: ConnectionId) {
         self.streams.insert(token, Stream { root: self.root, connection });
     }

@@ -278,6 +278,7 @@ fn carry_out(
                     None
                 }
                 Err(error) => {
+                    tokens.revoke(connection);
                     let reason = format!(
                         "Envoy opens no stream through its cluster '{envoy_cluster}' ({error}): \
                          there is no such cluster, or it has no endpoint of this address"

@@ -40,7 +40,7 @@ impl Tickets {
         self.issued.remove(&u32::from_str_radix(number, 16).ok()?)
     }
 
-    /// Takes back the tickets of connections that have gone without sending anything.
+    /// Takes back the tickets of connections that have gone, or never came, before their tunnel was seen.
     pub(crate) fn revoke(&mut self, connection: ConnectionId) {
         self.issued.retain(|_, stream| stream.connection != connection);
     }

@@ -14,6 +14,13 @@ use crate::wait::{Probe, until};
 /// Time for the nodes to agree, or for redis-cli to move slots; long, since tests share few cores.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The node timeout while a cluster comes about. Nodes tell each of the others of themselves after half of
+/// it, so that they agree in no time; should one be taken for failed, replicas leave it at that.
+const JOINING: Duration = Duration::from_millis(500);
+
+const NODE_TIMEOUT: &str = "cluster-node-timeout";
+const NO_FAILOVER: &str = "cluster-replica-no-failover";
+
 /// What cluster to start.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
@@ -63,6 +70,9 @@ impl RedisCluster {
             })
             .collect::<Result<Vec<RedisServer>>>()?;
         let cluster = Self { options, nodes };
+        let node_timeout = cluster.options.node_timeout;
+        let joining = node_timeout.min(JOINING).as_millis().to_string();
+        cluster.configure([(NODE_TIMEOUT, &joining), (NO_FAILOVER, "yes")])?;
         let mut create = cluster.nodes.first().context("no node")?.cli_command()?;
         create.args(["--cluster", "create"]).args(cluster.seeds());
         create.args(["--cluster-replicas", &cluster.options.replicas_per_primary.to_string()]);
@@ -71,6 +81,8 @@ impl RedisCluster {
         // CLUSTER SLOTS leaves out a replica that has never received a byte.
         cluster.flush()?;
         cluster.wait_until_ready()?;
+        let node_timeout = node_timeout.as_millis().to_string();
+        cluster.configure([(NODE_TIMEOUT, &node_timeout), (NO_FAILOVER, "no")])?;
         Ok(cluster)
     }
 
@@ -177,6 +189,14 @@ impl RedisCluster {
     pub fn wait_until_ready(&self) -> Result<()> {
         self.wait_until_agreed()?;
         until("CLUSTER SLOTS to list replicas", PATIENCE, || Ok(Probe::retry(self.check_listed())))
+    }
+
+    /// Changes options of all nodes.
+    fn configure(&self, options: [(&str, &str); 2]) -> Result<()> {
+        for node in &self.nodes {
+            redis::cmd("CONFIG").arg("SET").arg(&options).exec(&mut node.connect()?)?;
+        }
+        Ok(())
     }
 
     fn wait_until_agreed(&self) -> Result<()> {

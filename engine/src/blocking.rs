@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{self, CommandSpec, Lookup};
-use crate::resp::{Limits, Parsed, Reply, RequestFrame, RequestParser, encode};
+use crate::resp::{Limits, Parsed, Reply, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::time::Instant;
 
 /// A command that may keep its connection waiting.
@@ -32,10 +32,8 @@ enum Unit {
 impl Blocking {
     /// What a command says of its waiting. A timeout that cannot be read is the node's to refuse.
     pub(crate) fn of(name: &str, frame: &RequestFrame<'_>, now: Instant) -> Self {
-        let duration = Timeout::of(name, frame).and_then(|timeout| {
-            let argument = std::str::from_utf8(frame.arg(timeout.position)?).ok()?;
-            timeout.unit.read(argument)
-        });
+        let duration = Timeout::of(name, frame)
+            .and_then(|timeout| timeout.unit.read(frame.arg(timeout.position)?));
         let until = duration.filter(|wait| !wait.is_zero()).map(|wait| now + wait);
         Self { until, route: None }
     }
@@ -80,7 +78,7 @@ pub(crate) fn effect(command: &[u8], reply: &[u8]) -> Option<Effect> {
         }
         "blmpop" | "bzmpop" => {
             // `LMPOP numkeys key [key ...] LEFT [COUNT count]`, of the key that had something.
-            let numkeys: usize = std::str::from_utf8(frame.arg(2)?).ok()?.parse().ok()?;
+            let numkeys = usize::try_from(parse_decimal(frame.arg(2)?)?).ok()?;
             let rest = frame.args().skip(numkeys.checked_add(3)?);
             (popped()?, encoded([twin(), b"1", popped()?].into_iter().chain(rest)))
         }
@@ -137,10 +135,16 @@ impl Timeout {
 }
 
 impl Unit {
-    fn read(self, argument: &str) -> Option<Duration> {
+    fn read(self, argument: &[u8]) -> Option<Duration> {
         match self {
-            Self::Seconds => Duration::try_from_secs_f64(argument.parse().ok()?).ok(),
-            Self::Milliseconds => Some(Duration::from_millis(argument.parse().ok()?)),
+            Self::Seconds => {
+                let seconds = std::str::from_utf8(argument).ok()?.parse().ok()?;
+                Duration::try_from_secs_f64(seconds).ok()
+            }
+            Self::Milliseconds => {
+                let millis = u64::try_from(parse_decimal(argument)?).ok()?;
+                Some(Duration::from_millis(millis))
+            }
         }
     }
 
@@ -207,6 +211,11 @@ mod tests {
         assert_eq!(wait("WAIT 1 90"), Some(90));
         assert_eq!(wait("WAITAOF 1 1 90"), Some(90));
         assert_eq!(wait("XREADGROUP GROUP block c BLOCK 80 STREAMS s >"), Some(80));
+        // A fraction is read leniently, a whole number is not: the node refuses these.
+        assert_eq!(wait("BLPOP a +01"), Some(1000));
+        for refused in ["XREAD BLOCK +70 STREAMS s 0", "WAIT 1 090", "WAITAOF 1 1 -0"] {
+            assert_eq!(wait(refused), None, "{refused}");
+        }
     }
 
     #[test]

@@ -511,10 +511,9 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
+        self.reply_bytes -= self.arena.get(id)?.reply_bytes();
         self.unlink(id);
-        let request = self.arena.remove(id)?;
-        self.reply_bytes -= request.reply_bytes();
-        Some(request)
+        self.arena.remove(id)
     }
 
     /// Bytes of clients' replies that wait for those before them or for their other parts.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::resp::{Protocol, Reply, RequestFrame, encode};
+use crate::resp::{Protocol, Reply, RequestFrame, encode, parse_decimal};
 use crate::session::SessionId;
 
 /// Bytes of one client's prefixes, each with a little for the books.
@@ -311,10 +311,8 @@ pub(crate) fn redirection_broken(out: &mut Vec<u8>, client_id: i64) {
 }
 
 fn redirect(client_id: &[u8], find: impl Fn(u64) -> Option<SessionId>) -> Result<Redirect, String> {
-    let text = std::str::from_utf8(client_id).ok();
-    let client_id: i64 = text
-        .and_then(|text| text.parse().ok())
-        .ok_or("ERR value is not an integer or out of range")?;
+    let client_id =
+        parse_decimal(client_id).ok_or("ERR value is not an integer or out of range")?;
     let known = u64::try_from(client_id).ok().and_then(|id| Some((id, find(id)?)));
     let (client_id, session) =
         known.ok_or("ERR The client ID you want redirect to does not exist")?;

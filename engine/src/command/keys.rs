@@ -1,7 +1,7 @@
 //! Which arguments of a command are keys.
 
 use crate::command::{BeginSearch, CommandSpec, FindKeys, Flags, KeyShape, KeySpec};
-use crate::resp::RequestFrame;
+use crate::resp::{RequestFrame, parse_decimal};
 
 /// Why a frame has no keys that could be told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -107,16 +107,9 @@ fn find_word(word: &str, start_from: i8, frame: &RequestFrame<'_>) -> Option<usi
     }
 }
 
-/// The number of keys as a client writes it, by the strict rules of Redis' `string2ll`: digits only,
-/// no zero in front. A number that cannot count arguments is none.
+/// The number of keys as a client writes it. A number that cannot count arguments is none.
 fn parse_count(digits: &[u8]) -> Option<usize> {
-    if matches!(digits, [b'0', _, ..] | []) {
-        return None;
-    }
-    digits.iter().try_fold(0_usize, |count, byte| {
-        let digit = byte.is_ascii_digit().then_some(usize::from(byte & 0x0f))?;
-        count.checked_mul(10)?.checked_add(digit)
-    })
+    usize::try_from(parse_decimal(digits)?).ok()
 }
 
 /// `SORT key [BY pattern] [LIMIT offset count] [GET pattern ...] [STORE destination] ...`: of

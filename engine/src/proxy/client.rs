@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::Proxy;
 use crate::output::Queued;
 use crate::pubsub::TopicKind;
-use crate::resp::{Protocol, RequestFrame, encode};
+use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
 use crate::session::{Replies, Session, SessionId};
 
 const SYNTAX_ERROR: &str = "ERR syntax error";
@@ -14,7 +14,7 @@ const SYNTAX_ERROR: &str = "ERR syntax error";
 /// Which clients a CLIENT KILL or a CLIENT LIST means: all that fit every condition.
 #[derive(Debug, Default)]
 struct Filter<'a> {
-    ids: Vec<u64>,
+    ids: Vec<i64>,
     address: Option<&'a [u8]>,
     local_address: Option<&'a [u8]>,
     user: Option<&'a [u8]>,
@@ -69,7 +69,7 @@ impl Proxy {
             }
             4.. if option.eq_ignore_ascii_case(b"ID") => {
                 for id in frame.args().skip(3) {
-                    filter.ids.push(number(id).ok_or("ERR Invalid client ID")?);
+                    filter.ids.push(parse_decimal(id).ok_or("ERR Invalid client ID")?);
                 }
             }
             _ => return Err(SYNTAX_ERROR.to_owned()),
@@ -105,7 +105,7 @@ impl Proxy {
             let value = options.next().ok_or(SYNTAX_ERROR)?;
             match option.to_ascii_uppercase().as_slice() {
                 b"ID" => {
-                    let id = number(value).filter(|id| *id > 0);
+                    let id = parse_decimal(value).filter(|id| *id > 0);
                     filter.ids.push(id.ok_or("ERR client-id should be greater than 0")?);
                 }
                 b"TYPE" => filter.kind = Kind::parse(value)?,
@@ -262,7 +262,8 @@ impl Filter<'_> {
             Kind::Replication => false,
         };
         kind_fits
-            && (self.ids.is_empty() || self.ids.contains(&session.client_id))
+            && (self.ids.is_empty()
+                || self.ids.iter().any(|id| u64::try_from(*id) == Ok(session.client_id)))
             && is(self.address, session.remote)
             && is(self.local_address, session.local)
             && self.user.is_none_or(|user| user == session.user())
@@ -295,8 +296,4 @@ impl Kind {
             _ => Err(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(name))),
         }
     }
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -13,7 +13,7 @@ use crate::cluster::Slot;
 use crate::command::{CommandSpec, Reason};
 use crate::config::ReadPolicy;
 use crate::request::{Owner, Part, State, SubRequestId, Way};
-use crate::resp::{Protocol, RequestFrame, encode};
+use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
 use crate::session::SessionId;
 use crate::time::Instant;
 
@@ -82,8 +82,13 @@ impl Proxy {
                 self.answer(id, |out| encode::integer(out, 0));
             }
             "cluster|countkeysinslot" | "cluster|getkeysinslot" => {
-                let number = std::str::from_utf8(argument).ok().and_then(|n| n.parse().ok());
-                let slot = number.and_then(Slot::new).ok_or("ERR Invalid or out of range slot")?;
+                let number =
+                    parse_decimal(argument).ok_or("ERR value is not an integer or out of range")?;
+                let slot = u16::try_from(number).ok().and_then(Slot::new);
+                let slot = slot.ok_or(match spec.name {
+                    "cluster|countkeysinslot" => "ERR Invalid slot",
+                    _ => "ERR Invalid slot or number of keys",
+                })?;
                 self.ask_owner(id, slot, spec, frame, len, now);
             }
             _ => return Err(Reason::Topology.text().to_owned()),

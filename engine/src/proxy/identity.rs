@@ -15,7 +15,7 @@ use crate::command::CommandSpec;
 use crate::config::{ReadPolicy, Secret};
 use crate::identity::{Claim, Greeting, IDLE, IdentityId, Login};
 use crate::request::{Owner, Part, RequestId, State, SubRequestId, Way};
-use crate::resp::{Reply, RequestFrame, encode};
+use crate::resp::{Reply, RequestFrame, encode, parse_decimal};
 use crate::session::SessionId;
 use crate::time::Instant;
 use crate::transaction::{EXEC, MULTI};
@@ -269,5 +269,5 @@ pub(super) fn ask_permit(pipeline: &mut Pipeline) {
 
 /// The number of a database.
 fn database(frame: &RequestFrame<'_>) -> Option<i64> {
-    std::str::from_utf8(frame.arg(1)?).ok()?.parse().ok()
+    parse_decimal(frame.arg(1)?)
 }

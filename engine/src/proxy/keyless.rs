@@ -11,7 +11,7 @@ use crate::command::{Merge, changes_without_keys};
 use crate::config::ReadPolicy;
 use crate::cursor::{Cursor, Step};
 use crate::request::{Owner, Part, RequestId, Spread, State, SubRequestId};
-use crate::resp::{Limits, RequestFrame, RequestParser, encode};
+use crate::resp::{Limits, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::route::Place;
 use crate::session::SessionId;
 use crate::split::Split;
@@ -155,6 +155,5 @@ fn part_at(cluster: usize, slot: Slot) -> Part {
 fn wanted(count: Option<&[u8]>) -> u64 {
     const DEFAULT: u64 = 10;
     let Some(count) = count else { return DEFAULT };
-    let count = std::str::from_utf8(count).ok().and_then(|count| count.parse::<i64>().ok());
-    count.and_then(|count| u64::try_from(count).ok()).unwrap_or(u64::MAX)
+    parse_decimal(count).and_then(|count| u64::try_from(count).ok()).unwrap_or(u64::MAX)
 }

@@ -7,7 +7,7 @@ use crate::command::{CommandSpec, Local};
 use crate::config::User;
 use crate::identity::Greeting;
 use crate::request::{Owner, Request, RequestId, State, SubRequestId};
-use crate::resp::{Protocol, RequestFrame, encode};
+use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
 use crate::session::{Session, SessionId};
 use crate::time::Instant;
 
@@ -282,9 +282,7 @@ impl<'a> Hello<'a> {
         let Some(version) = args.next() else {
             return if authenticated { Ok(hello) } else { Err(HELLO_NOAUTH.to_owned()) };
         };
-        let version: i64 = std::str::from_utf8(version)
-            .ok()
-            .and_then(|version| version.parse().ok())
+        let version = parse_decimal(version)
             .ok_or("ERR Protocol version is not an integer or out of range")?;
         hello.protocol = Some(match version {
             2 => Protocol::Resp2,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Proxy;
 use crate::command::{self, CommandSpec, Flags, Lookup};
 use crate::request::SubRequestId;
-use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode};
+use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::scripts::{Digest, Scripts};
 use crate::time::Instant;
 use crate::upstream::ConnectionId;
@@ -125,8 +125,8 @@ impl Proxy {
 
 /// Whether an EVAL has as many keys as it says: else a node refuses it before it looks at the script.
 fn counts_keys(frame: &RequestFrame<'_>) -> bool {
-    let count = frame.arg(2).and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
-    count.is_some_and(|count: usize| count <= frame.len().saturating_sub(3))
+    let count = frame.arg(2).and_then(parse_decimal).and_then(|count| usize::try_from(count).ok());
+    count.is_some_and(|count| count <= frame.len().saturating_sub(3))
 }
 
 /// Whether a SCRIPT FLUSH is one that nodes will not refuse.

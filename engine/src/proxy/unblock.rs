@@ -9,7 +9,7 @@ use crate::cluster::NodeIndex;
 use crate::command::Merge;
 use crate::config::ReadPolicy;
 use crate::request::{Leave, Owner, Part, State, SubRequestId};
-use crate::resp::{RequestFrame, encode};
+use crate::resp::{RequestFrame, encode, parse_decimal};
 use crate::session::SessionId;
 use crate::split::Split;
 use crate::time::Instant;
@@ -73,8 +73,7 @@ fn read<'a>(frame: &RequestFrame<'a>) -> Result<(i64, &'a [u8]), &'static str> {
     if !reason.eq_ignore_ascii_case(b"TIMEOUT") && !reason.eq_ignore_ascii_case(b"ERROR") {
         return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
     }
-    let client_id = std::str::from_utf8(frame.arg(2).unwrap_or_default()).ok();
-    let client_id = client_id.and_then(|client_id| client_id.parse().ok());
+    let client_id = parse_decimal(frame.arg(2).unwrap_or_default());
     Ok((client_id.ok_or("ERR value is not an integer or out of range")?, reason))
 }
 

@@ -19,6 +19,7 @@ mod request;
 mod scan;
 
 pub use error::ProtocolError;
+pub(crate) use number::parse_decimal;
 pub use reply::{Elements, Kind, Reply};
 pub use request::{ArgRange, Parsed, RequestFrame, RequestParser};
 pub use scan::{Scan, Scanner};

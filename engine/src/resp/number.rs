@@ -3,7 +3,7 @@
 /// The value of a decimal number in its only spelling: no plus sign, no leading zero, no `-0`.
 ///
 /// The rule is that of Redis' `string2ll`, which also hiredis applies to replies.
-pub(super) fn parse_decimal(text: &[u8]) -> Option<i64> {
+pub(crate) fn parse_decimal(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

@@ -196,6 +196,26 @@ fn a_client_is_told_that_it_is_subscribed_when_a_node_has_said_so() {
 }
 
 #[test]
+fn a_topic_that_another_client_leaves_meanwhile_is_confirmed_all_the_same() {
+    each_chunking(|mut driver| {
+        let [leaves, client, publisher] = [(); 3].map(|()| driver.connect());
+        driver.ask(leaves, "SUBSCRIBE first");
+        let node = node_of(&driver, "subscribe first");
+        driver.cluster.set_health(&node, Health::Silent);
+        assert_eq!(driver.ask(client, "SUBSCRIBE first second"), "");
+        assert_eq!(driver.ask(leaves, "UNSUBSCRIBE"), array("unsubscribe first :0"));
+        driver.cluster.set_health(&node, Health::Well);
+        driver.settle();
+        let confirmed = array("subscribe first :1") + &array("subscribe second :2");
+        assert_eq!(driver.received(client), confirmed);
+        assert_eq!(driver.ask(publisher, "PUBLISH first m"), ":1 ");
+        assert_eq!(driver.received(client), array("message first m"));
+        driver.ask(client, "UNSUBSCRIBE");
+        assert_eq!(driver.proxy.kept().subscription_bytes, 0);
+    });
+}
+
+#[test]
 fn a_confirmation_comes_after_the_replies_to_the_commands_before() {
     each_chunking(|mut driver| {
         let client = connect_resp3(&mut driver);

@@ -41,6 +41,8 @@ pub(crate) struct Subscription {
     pub(crate) subscribers: BTreeSet<SessionId>,
     /// SUBSCRIBE commands that wait until a node has confirmed it.
     pub(crate) waiting: Vec<RequestId>,
+    /// How often SUBSCRIBE commands on their way name it, be it confirmed or not.
+    named: usize,
     /// Where a node has been asked; `None`: that is still to be done.
     pub(crate) link: Option<Link>,
     /// How often nodes have sent it elsewhere since one confirmed it.
@@ -98,7 +100,7 @@ impl Subscription {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.subscribers.is_empty() || !self.waiting.is_empty()
+        !self.subscribers.is_empty() || self.named > 0
     }
 }
 
@@ -137,18 +139,23 @@ impl Registry {
         self.by_name.get(kind).get(name).copied()
     }
 
-    /// The subscription to a topic, made now if nobody wanted it so far. It goes when nobody does:
-    /// see [`Self::leave`].
-    pub(crate) fn find_or_insert(&mut self, kind: TopicKind, name: &[u8]) -> SubscriptionId {
-        if let Some(known) = self.find(kind, name) {
-            return known;
+    /// The subscription to a topic that a SUBSCRIBE names, made now if nobody wanted it so far. It stays
+    /// at least until [`Self::join`] or [`Self::stop_waiting`].
+    pub(crate) fn name(&mut self, kind: TopicKind, name: &[u8]) -> SubscriptionId {
+        let id = self.find(kind, name).unwrap_or_else(|| self.insert(kind, name.into()));
+        if let Some(subscription) = self.subscriptions.get_mut(id) {
+            subscription.named += 1;
         }
-        let name: Rc<[u8]> = name.into();
+        id
+    }
+
+    fn insert(&mut self, kind: TopicKind, name: Rc<[u8]>) -> SubscriptionId {
         let id = self.subscriptions.insert(Subscription {
             kind,
             name: Rc::clone(&name),
             subscribers: BTreeSet::new(),
             waiting: Vec::new(),
+            named: 0,
             link: None,
             redirections: 0,
         });
@@ -158,9 +165,10 @@ impl Registry {
         id
     }
 
-    /// A client is subscribed from now on.
+    /// The client of a SUBSCRIBE is subscribed from now on.
     pub(crate) fn join(&mut self, id: SubscriptionId, session: SessionId) {
         let Some(subscription) = self.subscriptions.get_mut(id) else { return };
+        subscription.named = subscription.named.saturating_sub(1);
         if subscription.subscribers.insert(session) {
             self.bytes = self.bytes.saturating_add(OVERHEAD);
         }
@@ -181,7 +189,9 @@ impl Registry {
         id: SubscriptionId,
         request: RequestId,
     ) -> Option<Subscription> {
-        self.subscriptions.get_mut(id)?.waiting.retain(|waiting| *waiting != request);
+        let subscription = self.subscriptions.get_mut(id)?;
+        subscription.waiting.retain(|waiting| *waiting != request);
+        subscription.named = subscription.named.saturating_sub(1);
         self.remove_unwanted(id)
     }
 

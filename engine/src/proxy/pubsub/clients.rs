@@ -43,7 +43,7 @@ impl Proxy {
         let state = State::Subscribing(Box::new(subscribing));
         let Some(request) = self.begin(Owner::Session(id), &command, state, now) else { return };
         let mut missing = 0;
-        let topics: Vec<_> = names().map(|name| self.pubsub.find_or_insert(kind, name)).collect();
+        let topics: Vec<_> = names().map(|name| self.pubsub.name(kind, name)).collect();
         for topic in &topics {
             let Some(subscription) = self.pubsub.get_mut(*topic) else { continue };
             if !subscription.is_confirmed() && subscription.waiting.last() != Some(&request) {

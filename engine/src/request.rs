@@ -511,9 +511,14 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
-        self.reply_bytes -= self.arena.get(id)?.reply_bytes();
         self.unlink(id);
-        self.arena.remove(id)
+        let removed = self.arena.remove(id);
+        if let Some(request) = &removed
+            && matches!(request.state, State::Answered(_) | State::Split(_))
+        {
+            self.reply_bytes -= request.reply_bytes();
+        }
+        removed
     }
 
     /// Bytes of clients' replies that wait for those before them or for their other parts.

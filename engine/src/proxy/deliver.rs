@@ -247,18 +247,25 @@ impl Proxy {
     /// do: they have been executed, and their client cannot be told so before its turn comes.
     pub(super) fn bound_replies(&mut self) {
         while self.requests.reply_bytes() > self.config.limits.waiting_reply_bytes {
-            let kept = |session: &Session| -> usize {
-                let requests = session.pending.iter().filter_map(|id| self.requests.get(*id));
-                requests.map(Request::reply_bytes).sum()
-            };
-            let sessions = self.sessions.iter().map(|(id, session)| (kept(session), id));
-            let most = sessions.max_by_key(|(bytes, _)| *bytes);
-            let Some((bytes, most)) = most.filter(|(bytes, _)| *bytes > 0) else { return };
-            self.stats.downstream().downstream_cx_reply_overflow += 1;
-            let text = format!("closing a client: {bytes} bytes of its replies wait for others");
-            self.log(LogLevel::Warn, text);
-            self.kill(most);
+            if self.close_greediest().is_none() {
+                return;
+            }
         }
+    }
+
+    #[cold]
+    fn close_greediest(&mut self) -> Option<()> {
+        let kept = |session: &Session| -> usize {
+            let requests = session.pending.iter().filter_map(|id| self.requests.get(*id));
+            requests.map(Request::reply_bytes).sum()
+        };
+        let sessions = self.sessions.iter().map(|(id, session)| (kept(session), id));
+        let (bytes, greediest) = sessions.max().filter(|(bytes, _)| *bytes > 0)?;
+        self.stats.downstream().downstream_cx_reply_overflow += 1;
+        let text = format!("closing a client: {bytes} bytes of its replies wait for others");
+        self.log(LogLevel::Warn, text);
+        self.kill(greediest);
+        Some(())
     }
 
     /// Reads nothing more from the client and closes it once it has all its replies.

@@ -9,6 +9,7 @@ use slotmesh_engine::{Instant, SessionId};
 
 use super::history::{OpId, Outcome};
 use super::linearizability::{Effect, State};
+use super::listener::Confirmation;
 use super::profile::OP_TIMEOUT;
 use super::workload::Keys;
 use super::world::{Event, World};
@@ -29,7 +30,7 @@ pub struct Client {
     /// A key that it watches, and what it has read from it since.
     pub watched: Option<(Vec<u8>, Option<State>)>,
     pub left: usize,
-    /// It does nothing but listen to channels.
+    /// It does nothing but listen to what others publish.
     pub listens: bool,
     /// Scripts that it has sent by its present connection.
     pub scripts: BTreeSet<&'static [u8]>,
@@ -80,8 +81,7 @@ pub enum Expected {
     Count,
     /// The number of those who have heard what was published.
     Receivers(usize),
-    /// The confirmation of the first, second or third channel.
-    Subscribed(usize),
+    Confirmed(Confirmation),
 }
 
 impl Client {
@@ -125,6 +125,7 @@ impl World {
     /// A client goes, whatever it is owed.
     pub fn leave(&mut self, number: usize) {
         let client = &mut self.clients[number];
+        self.history.messages.end(client.number, self.now);
         client.waiting.clear();
         client.received.clear();
         client.begun = None;
@@ -282,7 +283,7 @@ impl World {
                 self.history.messages.published[*place].outcome = done;
                 true
             }
-            (Expected::Subscribed(place), _) => self.note_subscribed(number, *place, value),
+            (Expected::Confirmed(due), _) => self.note_confirmed(number, due, value),
             (Expected::Written(ops), Value::Okay) => {
                 ops.iter().for_each(|op| self.history.ops[*op].outcome = done);
                 true
@@ -367,9 +368,12 @@ impl World {
             "client {number} got '{error}' where {expected:?} was due"
         );
         self.clients[number].errors.push(error.to_owned());
-        if let Expected::Subscribed(_) = expected {
-            // One error for all of it; it tries again.
-            self.clients[number].waiting.clear();
+        let mut refused = &expected;
+        let mut next;
+        // One error for all of it; it tries again.
+        while let Expected::Confirmed(Confirmation { is_last: false, .. }) = refused {
+            next = self.clients[number].waiting.pop_front().expect("the last of its topics");
+            refused = &next;
         }
         let outcome = match error.contains("may have been executed") {
             true => Outcome::Unknown,
@@ -402,7 +406,7 @@ impl World {
             | Expected::Popped(_)
             | Expected::Hello
             | Expected::Scanned
-            | Expected::Subscribed(_)
+            | Expected::Confirmed(_)
             | Expected::Count => {}
         }
     }

@@ -131,6 +131,12 @@ impl Cluster {
         copies.map(|(replica, _)| *replica).collect()
     }
 
+    /// Whether two nodes are a primary and its replica, or the same.
+    pub fn share_a_shard(&self, one: usize, other: usize) -> bool {
+        let primary = |node: usize| self.truth.copies.get(&node).copied().unwrap_or(node);
+        primary(one) == primary(other)
+    }
+
     pub fn primaries(&self) -> Vec<usize> {
         (0..MIRROR).filter(|node| !self.truth.copies.contains_key(node)).collect()
     }
@@ -231,6 +237,7 @@ impl Cluster {
         }
         self.nodes[node].view = self.truth.clone();
         self.redirect_blocked(node);
+        self.revoke(node);
     }
 
     /// A connection is gone, as its node sees it.

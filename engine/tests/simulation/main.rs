@@ -102,7 +102,7 @@ fn nothing_is_lost_when_there_is_little_room() {
         session_bytes: 300,
         connection_bytes: 400,
         held_bytes: 300,
-        subscriber_bytes: 1800,
+        subscriber_bytes: 4500,
         waiting_reply_bytes: 200,
         ..PEACEFUL
     };

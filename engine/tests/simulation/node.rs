@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::cluster::{Cluster, Health, LinkId, MIRROR, Value};
+use super::listener::{Kind, Topic};
 use super::script;
 
 /// A node's end of a connection.
@@ -21,7 +22,8 @@ pub struct Peer {
     /// Keys, and when they had been changed last.
     watched: Vec<(Vec<u8>, Option<u64>)>,
     blocked: Option<Blocked>,
-    channels: BTreeSet<Vec<u8>>,
+    /// What it is subscribed to.
+    topics: BTreeSet<Topic>,
 }
 
 #[derive(Default)]
@@ -50,8 +52,27 @@ impl Peer {
             multi: None,
             watched: Vec::new(),
             blocked: None,
-            channels: BTreeSet::new(),
+            topics: BTreeSet::new(),
         }
+    }
+}
+
+impl Peer {
+    /// Subscribes, or ends that, and confirms it.
+    fn subscribe(&mut self, kind: Kind, command: &Command, out: &mut Vec<u8>) {
+        let verb = command[0].to_ascii_lowercase();
+        let topic = Topic::new(kind, &command[1]);
+        if verb == kind.subscribe().as_bytes() {
+            self.topics.insert(topic);
+        } else {
+            self.topics.remove(&topic);
+        }
+        let is_sharded = |kind| kind == Kind::ShardChannel;
+        let alike = self.topics.iter().filter(|one| is_sharded(one.kind) == is_sharded(kind));
+        encode::array_header(out, 3);
+        encode::bulk(out, &verb);
+        encode::bulk(out, &command[1]);
+        encode::integer(out, alike.count() as i64);
     }
 }
 
@@ -80,20 +101,10 @@ impl Cluster {
         let asked = peer.asking;
         peer.asking &= peer.multi.is_some();
         match &command[0][..] {
-            b"PING" if !peer.channels.is_empty() => encode::command(out, &[b"pong", b""]),
+            b"PING" if !peer.topics.is_empty() => encode::command(out, &[b"pong", b""]),
             b"PING" => encode::simple(out, b"PONG"),
-            b"SUBSCRIBE" | b"UNSUBSCRIBE" => {
-                let verb = command[0].to_ascii_lowercase();
-                if verb == b"subscribe" {
-                    peer.channels.insert(command[1].clone());
-                } else {
-                    peer.channels.remove(&command[1]);
-                }
-                encode::array_header(out, 3);
-                encode::bulk(out, &verb);
-                encode::bulk(out, &command[1]);
-                encode::integer(out, peer.channels.len() as i64);
-            }
+            b"SUBSCRIBE" | b"UNSUBSCRIBE" => peer.subscribe(Kind::Channel, &command, out),
+            b"PSUBSCRIBE" | b"PUNSUBSCRIBE" => peer.subscribe(Kind::Pattern, &command, out),
             b"ROLE" => {
                 let is_replica = self.nodes[node].view.copies.contains_key(&node);
                 encode::array_header(out, 1);
@@ -194,7 +205,10 @@ impl Cluster {
         let keys: Vec<_> = commands.iter().flat_map(|command| keys(command)).collect();
         let slot = Slot::of(keys.first()?).number();
         assert!(keys.iter().all(|key| Slot::of(key).number() == slot), "keys of several slots");
+        // A shard channel is no key that could be elsewhere.
+        let is_message = commands.iter().all(|command| is_sharded(command));
         let missing = keys.iter().filter(|key| !node.data.contains_key(**key)).count();
+        let missing = if is_message { 0 } else { missing };
         let several = keys.iter().any(|key| *key != keys[0]);
         let owner = node.view.owners[usize::from(slot)];
         let try_again = "TRYAGAIN Multiple keys request during rehashing of slot".to_owned();
@@ -290,8 +304,17 @@ impl Cluster {
                 self.store(node, &command[1], rest, arrives);
             }
             b"SCAN" => self.scan(node, &command[1], out),
+            b"SSUBSCRIBE" | b"SUNSUBSCRIBE" => {
+                let peer = self.peers.get_mut(&link).expect("a peer");
+                peer.subscribe(Kind::ShardChannel, command, out);
+            }
             b"PUBLISH" => {
-                let heard = self.spread(node, &command[1], &command[2]);
+                let heard = self.spread(node, &Topic::new(Kind::Channel, &command[1]), &command[2]);
+                encode::integer(out, heard as i64);
+            }
+            b"SPUBLISH" => {
+                let heard =
+                    self.spread(node, &Topic::new(Kind::ShardChannel, &command[1]), &command[2]);
                 encode::integer(out, heard as i64);
             }
             b"DBSIZE" => encode::integer(out, self.nodes[node].data.len() as i64),
@@ -335,21 +358,48 @@ impl Cluster {
 
     /// Sends a message to those who are subscribed, at all nodes that can be reached; returns how many
     /// these are at the node that it was published at.
-    fn spread(&mut self, node: usize, channel: &[u8], text: &[u8]) -> usize {
+    fn spread(&mut self, node: usize, channel: &Topic, text: &[u8]) -> usize {
         let alone = node == MIRROR || self.nodes[node].isolated;
         let mut heard = 0;
         for (link, peer) in &self.peers {
             let there = &self.nodes[peer.node];
-            let reached = !alone && !there.isolated && there.health == Health::Well;
+            let is_far = channel.kind == Kind::ShardChannel && !self.share_a_shard(node, peer.node);
+            let reached = !alone && !is_far && !there.isolated && there.health == Health::Well;
             let is_here = peer.node == node;
-            if peer.channels.contains(channel) && (is_here || reached) {
+            // A channel's own name comes before patterns that fit it.
+            for topic in peer.topics.iter().filter(|topic| topic.hears(channel)) {
+                if !is_here && !reached {
+                    continue;
+                }
+                let verb = topic.kind.message();
+                let mut words = vec![verb.as_bytes(), &topic.name];
+                if topic.kind == Kind::Pattern {
+                    words.push(&channel.name);
+                }
+                words.push(text);
                 let mut message = Vec::new();
-                encode::command(&mut message, &[b"message", channel, text]);
+                encode::command(&mut message, &words);
                 self.outbox.push((*link, message));
                 heard += usize::from(is_here);
             }
         }
         heard
+    }
+
+    /// Ends subscriptions to shard channels that a node does not own any more, and says so.
+    pub fn revoke(&mut self, node: usize) {
+        let owners = &self.nodes[node].view.owners;
+        for (link, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.node == node) {
+            let is_lost = |topic: &&Topic| {
+                let slot = usize::from(Slot::of(&topic.name).number());
+                topic.kind == Kind::ShardChannel && owners[slot] != node
+            };
+            for lost in peer.topics.iter().filter(is_lost).cloned().collect::<Vec<_>>() {
+                let mut out = Vec::new();
+                peer.subscribe(lost.kind, &vec![b"SUNSUBSCRIBE".to_vec(), lost.name], &mut out);
+                self.outbox.push((*link, out));
+            }
+        }
     }
 
     /// Gives elements of a list to those who have waited longest.
@@ -497,6 +547,10 @@ fn take_command(input: &mut Vec<u8>) -> Option<Command> {
 
 fn is_read(command: &Command) -> bool {
     [&b"GET"[..], b"MGET", b"EVAL_RO", b"EVALSHA_RO"].contains(&&command[0][..])
+}
+
+fn is_sharded(command: &Command) -> bool {
+    [&b"SSUBSCRIBE"[..], b"SUNSUBSCRIBE", b"SPUBLISH"].contains(&&command[0][..])
 }
 
 fn keys(command: &Command) -> Vec<&Vec<u8>> {

@@ -9,12 +9,14 @@ use slotmesh_engine::resp::encode;
 use super::client::Expected;
 use super::history::{OpId, Outcome};
 use super::linearizability::Effect;
-use super::listener::CHANNELS;
+use super::listener::{CHANNELS, Kind, Topic};
 use super::script;
 use super::world::{Event, World};
 
 /// Slots that clients use.
 const TAGS: usize = 6;
+/// In so many of them there is a shard channel.
+const SHARD_CHANNELS: usize = 3;
 
 /// The keys of one world: for each slot some of each kind.
 #[derive(Clone)]
@@ -33,6 +35,12 @@ impl Keys {
         let kinds = ["s0", "s1", "a", "n"];
         let keys = self.tags.iter().flat_map(|tag| kinds.map(|kind| format!("{tag}{kind}").into()));
         keys.collect()
+    }
+
+    /// Shard channels of slots that have keys, too.
+    pub fn shard_channels(&self) -> impl Iterator<Item = Topic> {
+        let tags = self.tags.iter().take(SHARD_CHANNELS);
+        tags.map(|tag| Topic::new(Kind::ShardChannel, format!("{tag}c").as_bytes()))
     }
 
     /// Whether a key is one of these, or a list.
@@ -207,15 +215,23 @@ impl World {
     /// Something in the middle of a pipeline that is about no key.
     fn add_keyless(&mut self, number: usize, token: &[u8], batch: &mut Batch) {
         let client = &self.clients[number];
-        match self.rng.u8(..9) {
+        match self.rng.u8(..10) {
             // Half of all clients keep to RESP2.
             0 if number.is_multiple_of(2) => batch.add(&[b"HELLO", b"3"], Expected::Hello),
             1 => batch.add(&[b"RESET"], Expected::Status("RESET")),
             2 => batch.add(&[b"SCAN", &client.cursor], Expected::Scanned),
             3 => batch.add(&[b"DBSIZE"], Expected::Count),
-            4..=6 => {
+            4 | 5 => {
                 let channel = CHANNELS[self.rng.usize(..CHANNELS.len())];
-                batch.add(&[b"PUBLISH", channel, token], self.publish(number, channel, token));
+                let topic = Topic::new(Kind::Channel, channel);
+                batch.add(&[b"PUBLISH", channel, token], self.publish(number, topic, token));
+            }
+            6 | 7 => {
+                let place = self.rng.usize(..SHARD_CHANNELS);
+                let topic = self.clients[number].keys.shard_channels().nth(place);
+                let topic = topic.expect("a shard channel");
+                let channel = topic.name.clone();
+                batch.add(&[b"SPUBLISH", &channel, token], self.publish(number, topic, token));
             }
             _ => batch.add(&[b"ECHO", token], Expected::Echo(token.to_vec())),
         }

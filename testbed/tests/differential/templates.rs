@@ -298,7 +298,6 @@ pub(crate) const TEMPLATES: &[&str] = &[
     "BLPOP K +0.01",
     "XREAD BLOCK +1 STREAMS K 0",
     "EVAL return(1) 01 K",
-    "SCAN +0",
     "SELECT",
     "~SORT K BY w*",
     "~SORT K BY nosort GET w*",

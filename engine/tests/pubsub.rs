@@ -517,6 +517,33 @@ fn a_node_that_falls_silent_is_given_up_and_its_channels_go_elsewhere() {
 }
 
 #[test]
+fn a_connection_that_carries_no_subscription_any_more_is_closed_after_a_while() {
+    each_chunking(|mut driver| {
+        let [client, publisher] = [(); 2].map(|()| driver.connect());
+        driver.ask(client, "GET k");
+        driver.ask(client, "SSUBSCRIBE foo");
+        driver.ask(client, "SUBSCRIBE a");
+        let [home, shard] = ["subscribe a", "ssubscribe foo"].map(|topic| node_of(&driver, topic));
+        assert_ne!(home, shard, "the test wants topics of two nodes");
+        let before = [&home, &shard].map(|node| driver.connections(node));
+        // One that is used is kept, however long it has nothing to say.
+        driver.ask(client, "SUNSUBSCRIBE foo");
+        driver.wait(Duration::from_secs(20));
+        assert_eq!([&home, &shard].map(|node| driver.connections(node)), before);
+        driver.wait(Duration::from_secs(20));
+        assert_eq!(driver.connections(&home), before[0]);
+        assert_eq!(driver.connections(&shard), before[1] - 1);
+        driver.ask(client, "UNSUBSCRIBE");
+        driver.wait(Duration::from_secs(40));
+        assert_eq!(driver.connections(&home), before[0] - 1);
+        // It comes again when it is wanted.
+        assert_eq!(driver.ask(client, "SUBSCRIBE a"), array("subscribe a :1"));
+        assert_eq!(driver.ask(publisher, "PUBLISH a m"), ":1 ");
+        assert_eq!(driver.received(client), array("message a m"));
+    });
+}
+
+#[test]
 fn shard_channels_of_several_slots_may_be_subscribed_at_once() {
     each_chunking(|mut driver| {
         let client = driver.connect();

@@ -27,8 +27,8 @@ const AFTERMATH: Duration = Duration::from_secs(120);
 
 /// No command of a client has more bytes.
 const LONGEST: usize = 1024;
-/// Connections to a node that stay: the shared ones of each version, and the one for subscriptions.
-const LASTING: usize = 3;
+/// Connections to a node that stay: the shared ones of each version.
+const LASTING: usize = 2;
 /// What the proxy tells a node before a client's command, and when a connection begins.
 const PREFACE: usize = 256;
 
@@ -161,6 +161,7 @@ impl World {
     fn check_nothing_is_left(&self) {
         assert_eq!(self.proxy.sessions(), 0, "sessions are left");
         assert_eq!(self.proxy.requests(), 0, "requests are left");
+        assert_eq!(self.proxy.kept().subscription_bytes, 0, "subscriptions are left");
         let open = self.links.values().filter(|link| link.is_proxys()).count();
         assert_eq!(self.proxy.connections(), open, "connections have been forgotten");
         let most = self.cluster.nodes.len() * LASTING;
@@ -334,9 +335,10 @@ impl World {
         ];
         let is_over = bounds.iter().any(|(kept, most)| kept > most);
         assert!(!is_over, "over the limits: {kept:?}");
-        // Besides these those that ask for the topology, and those of one client at a time.
+        // Besides these those for subscriptions, those that ask for the topology, and those of one client
+        // at a time.
         let nodes = self.cluster.nodes.len();
-        let most = nodes * LASTING + 3 + 64 + self.proxy.sessions() * nodes;
+        let most = nodes * (LASTING + 1) + 3 + 64 + self.proxy.sessions() * nodes;
         assert!(self.proxy.connections() <= most, "{} connections", self.proxy.connections());
     }
 }

@@ -24,6 +24,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection on which nothing has come for so long is asked for a sign of life.
 const QUIET: Duration = Duration::from_secs(10);
+/// A connection that carries no subscription any more is closed when it has been quiet for so long.
+const UNUSED: Duration = Duration::from_secs(30);
 /// A subscription that nodes have sent on this often waits before it follows them further.
 const REDIRECTIONS: u8 = 5;
 
@@ -137,14 +139,21 @@ impl Proxy {
     }
 
     /// Asks nodes that have sent nothing for long whether they are there: one that answers nothing
-    /// is given up as on any other connection.
+    /// is given up as on any other connection. Where nobody is subscribed any more they are not asked,
+    /// and the connection is closed in the end.
     pub(in crate::proxy) fn ping_quiet_subscribers(&mut self, now: Instant) {
         for id in self.pubsub.connections.clone() {
             let Some(connection) = self.connections.get(id) else { continue };
-            let quiet = now.saturating_duration_since(connection.silent_since) >= QUIET;
-            if quiet && connection.pipeline.is_empty() {
+            let quiet = now.saturating_duration_since(connection.silent_since);
+            if quiet < QUIET || !connection.pipeline.is_empty() {
+                continue;
+            }
+            if self.pubsub.at(id).next().is_some() {
                 // Else it would look dead.
                 self.tell(id, Expect::Nothing, PING);
+            } else if quiet >= UNUSED {
+                self.pubsub.forget(id);
+                self.close_quietly(id);
             }
         }
     }

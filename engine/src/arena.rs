@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 
 use slab::Slab;
 
@@ -10,7 +11,7 @@ use slab::Slab;
 /// its place has been taken by another.
 pub struct Key<T> {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
     of: PhantomData<fn() -> T>,
 }
 
@@ -25,18 +26,18 @@ impl<T> Key<T> {
 /// Owns all values of one kind.
 #[derive(Debug)]
 pub(crate) struct Arena<T> {
-    entries: Slab<(u32, T)>,
-    generation: u32,
+    entries: Slab<(NonZeroU32, T)>,
+    generation: NonZeroU32,
 }
 
 impl<T> Arena<T> {
     pub(crate) fn new() -> Self {
-        Self { entries: Slab::new(), generation: 0 }
+        Self { entries: Slab::new(), generation: NonZeroU32::MIN }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> Key<T> {
-        self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
+        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let index = self.entries.insert((generation, value));
         // Four billion entries do not fit in memory.
         Key { index: index as u32, generation, of: PhantomData }

@@ -1,6 +1,6 @@
 //! Client commands in flight, and when their time is up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::arena::{Arena, Key};
@@ -59,8 +59,6 @@ pub(crate) struct Request {
     /// When the client is told that no reply came.
     deadline: Instant,
     line: Line,
-    earlier: Option<RequestId>,
-    later: Option<RequestId>,
 }
 
 /// What is to be known of few requests: most are made and forgotten without it.
@@ -222,18 +220,30 @@ impl Part {
     }
 }
 
-/// All requests, with those that wait for a reply linked in the order of their deadlines. Every
-/// request gets the same time, so that is the order in which they came; those that were read later than
-/// they came are sorted apart.
+/// All requests, and when the time is up of those that wait for a reply.
 #[derive(Debug)]
 pub(crate) struct Requests {
     arena: Arena<Request>,
-    oldest: Option<RequestId>,
-    newest: Option<RequestId>,
+    regular: Queue,
     late: BTreeSet<(Instant, RequestId)>,
     /// Bytes of replies that are there, but not handed over.
     reply_bytes: usize,
 }
+
+/// Requests in the order of their deadlines. Every request gets the same time, so that is the order in
+/// which they came; those that were read later than they came are sorted apart.
+///
+/// Who leaves keeps its entry until that comes to the front, or such entries are the most. Invariant:
+/// the front's request has not left.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<(RequestId, Instant)>,
+    /// Entries whose request has not left.
+    waiting: usize,
+}
+
+/// So many entries of requests that have left are kept in any case.
+const KEPT_ENTRIES: usize = 64;
 
 impl Request {
     pub(crate) fn new(owner: Owner, protocol: Protocol, len: usize, state: State) -> Self {
@@ -252,8 +262,6 @@ impl Request {
             extra: None,
             deadline: Instant::default(),
             line: Line::None,
-            earlier: None,
-            later: None,
         }
     }
 
@@ -395,51 +403,34 @@ impl Request {
 impl Requests {
     pub(crate) fn new() -> Self {
         let (arena, late) = (Arena::new(), BTreeSet::new());
-        Self { arena, oldest: None, newest: None, late, reply_bytes: 0 }
+        Self { arena, regular: Queue::default(), late, reply_bytes: 0 }
     }
 
     /// Adds a request that waits for a reply until `deadline`.
-    pub(crate) fn insert_waiting(&mut self, request: Request, deadline: Instant) -> RequestId {
+    pub(crate) fn insert_waiting(&mut self, mut request: Request, deadline: Instant) -> RequestId {
+        request.deadline = deadline;
+        request.line = self.regular.line_for(deadline);
+        let line = request.line;
         let id = self.arena.insert(request);
-        self.link(id, deadline);
+        self.join(id, line, deadline);
         id
     }
 
     /// Takes a request out of those whose time runs out: it waits for as long as it takes.
     pub(crate) fn suspend(&mut self, id: RequestId) {
-        self.unlink(id);
+        self.leave(id);
     }
 
     /// Lets a suspended request wait until `deadline`. Returns whether it was suspended.
     pub(crate) fn resume(&mut self, id: RequestId, deadline: Instant) -> bool {
-        let suspended =
-            |request: &Request| request.line == Line::None && request.state.is_waiting();
-        let is_suspended = self.arena.get(id).is_some_and(suspended);
+        let Some(request) = self.arena.get_mut(id) else { return false };
+        let is_suspended = request.line == Line::None && request.state.is_waiting();
         if is_suspended {
-            self.link(id, deadline);
+            let line = self.regular.line_for(deadline);
+            (request.line, request.deadline) = (line, deadline);
+            self.join(id, line, deadline);
         }
         is_suspended
-    }
-
-    fn link(&mut self, id: RequestId, deadline: Instant) {
-        let newest = self.newest.and_then(|newest| self.arena.get_mut(newest));
-        let (line, earlier) = match newest {
-            Some(newest) if newest.deadline > deadline => {
-                self.link_late(id, deadline);
-                (Line::Late, None)
-            }
-            Some(newest) => {
-                newest.later = Some(id);
-                (Line::Regular, self.newest.replace(id))
-            }
-            None => {
-                self.oldest = Some(id);
-                (Line::Regular, self.newest.replace(id))
-            }
-        };
-        if let Some(request) = self.arena.get_mut(id) {
-            (request.line, request.earlier, request.deadline) = (line, earlier, deadline);
-        }
     }
 
     /// Adds a request whose reply is there already.
@@ -459,7 +450,7 @@ impl Requests {
 
     /// The request that has waited longest, and its deadline.
     pub(crate) fn oldest(&self) -> Option<(RequestId, Instant)> {
-        let regular = self.oldest.and_then(|id| Some((id, self.arena.get(id)?.deadline)));
+        let regular = self.regular.entries.front().copied();
         if self.late.is_empty() {
             return regular;
         }
@@ -511,14 +502,12 @@ impl Requests {
     }
 
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
-        self.unlink(id);
-        let removed = self.arena.remove(id);
-        if let Some(request) = &removed
-            && matches!(request.state, State::Answered(_) | State::Split(_))
-        {
+        let request = self.arena.remove(id)?;
+        self.note_left(id, request.line, request.deadline);
+        if matches!(request.state, State::Answered(_) | State::Split(_)) {
             self.reply_bytes -= request.reply_bytes();
         }
-        removed
+        Some(request)
     }
 
     /// Bytes of clients' replies that wait for those before them or for their other parts.
@@ -532,7 +521,7 @@ impl Requests {
 
     /// No reply is waited for any more, nor does time run out.
     fn end_wait(&mut self, id: RequestId, state: State) {
-        self.unlink(id);
+        self.leave(id);
         if let Some(request) = self.arena.get_mut(id) {
             self.reply_bytes -= request.reply_bytes();
             request.state = state;
@@ -540,34 +529,124 @@ impl Requests {
         }
     }
 
-    fn unlink(&mut self, id: RequestId) {
+    fn join(&mut self, id: RequestId, line: Line, deadline: Instant) {
+        match line {
+            Line::None => {}
+            Line::Regular => self.regular.push(id, deadline, &self.arena),
+            Line::Late => self.join_late(id, deadline),
+        }
+    }
+
+    /// A request is in no line any more.
+    fn leave(&mut self, id: RequestId) {
         let Some(request) = self.arena.get_mut(id) else { return };
-        match std::mem::replace(&mut request.line, Line::None) {
-            Line::Regular => {}
-            Line::None => return,
-            Line::Late => {
-                let deadline = request.deadline;
-                return self.unlink_late(id, deadline);
-            }
-        }
-        let (earlier, later) = (request.earlier.take(), request.later.take());
-        match earlier.and_then(|earlier| self.arena.get_mut(earlier)) {
-            Some(earlier) => earlier.later = later,
-            None => self.oldest = later,
-        }
-        match later.and_then(|later| self.arena.get_mut(later)) {
-            Some(later) => later.earlier = earlier,
-            None => self.newest = earlier,
+        let line = std::mem::replace(&mut request.line, Line::None);
+        let deadline = request.deadline;
+        self.note_left(id, line, deadline);
+    }
+
+    fn note_left(&mut self, id: RequestId, line: Line, deadline: Instant) {
+        match line {
+            Line::None => {}
+            Line::Regular => self.regular.note_left(id, &self.arena),
+            Line::Late => self.leave_late(id, deadline),
         }
     }
 
     #[cold]
-    fn link_late(&mut self, id: RequestId, deadline: Instant) {
+    fn join_late(&mut self, id: RequestId, deadline: Instant) {
         self.late.insert((deadline, id));
     }
 
     #[cold]
-    fn unlink_late(&mut self, id: RequestId, deadline: Instant) {
+    fn leave_late(&mut self, id: RequestId, deadline: Instant) {
         self.late.remove(&(deadline, id));
+    }
+}
+
+impl Queue {
+    /// Where a request with this deadline belongs.
+    fn line_for(&self, deadline: Instant) -> Line {
+        match self.entries.back() {
+            Some((_, last)) if *last > deadline => Line::Late,
+            _ => Line::Regular,
+        }
+    }
+
+    fn push(&mut self, id: RequestId, deadline: Instant, requests: &Arena<Request>) {
+        self.waiting += 1;
+        self.entries.push_back((id, deadline));
+        if self.entries.len() > 2 * self.waiting + KEPT_ENTRIES {
+            self.forget_left(requests);
+        }
+    }
+
+    /// A request that was in the queue is so no longer.
+    fn note_left(&mut self, id: RequestId, requests: &Arena<Request>) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.entries.front().is_some_and(|(front, _)| *front == id) {
+            self.entries.pop_front();
+            while let Some(front) = self.entries.front()
+                && !is_in_line(front, requests)
+            {
+                self.entries.pop_front();
+            }
+        }
+    }
+
+    #[cold]
+    fn forget_left(&mut self, requests: &Arena<Request>) {
+        self.entries.retain(|entry| is_in_line(entry, requests));
+    }
+}
+
+/// Whether the request that an entry is of waits by it.
+fn is_in_line((id, deadline): &(RequestId, Instant), requests: &Arena<Request>) -> bool {
+    let request = requests.get(*id);
+    request.is_some_and(|request| request.line == Line::Regular && request.deadline == *deadline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(millis * 1_000_000)
+    }
+
+    fn add(requests: &mut Requests, deadline: u64) -> RequestId {
+        let part = Part::new(0, None, ReadPolicy::Master);
+        let request = Request::new(Owner::Mirror(0), Protocol::Resp2, 0, State::Whole(part));
+        requests.insert_waiting(request, at(deadline))
+    }
+
+    #[test]
+    fn the_oldest_request_is_that_whose_time_is_up_first_whoever_has_left() {
+        let mut requests = Requests::new();
+        let ids: Vec<_> = [10, 20, 30, 15].map(|at| add(&mut requests, at)).into();
+        assert_eq!(requests.oldest(), Some((ids[0], at(10))));
+        requests.remove(ids[1]);
+        requests.suspend(ids[0]);
+        assert_eq!(requests.oldest(), Some((ids[3], at(15))), "the late one");
+        requests.set_answered(ids[3], Vec::new());
+        assert_eq!(requests.oldest(), Some((ids[2], at(30))));
+        assert!(requests.resume(ids[0], at(40)));
+        assert!(!requests.resume(ids[0], at(50)));
+        requests.remove(ids[2]);
+        assert_eq!(requests.oldest(), Some((ids[0], at(40))));
+        requests.remove(ids[0]);
+        assert_eq!(requests.oldest(), None);
+    }
+
+    #[test]
+    fn one_that_waits_for_long_keeps_no_account_of_all_that_have_left_since() {
+        let mut requests = Requests::new();
+        let oldest = add(&mut requests, 0);
+        for millis in 0..10_000 {
+            let id = add(&mut requests, millis);
+            requests.remove(id);
+            assert!(requests.regular.entries.len() <= 2 * 2 + KEPT_ENTRIES);
+        }
+        assert_eq!(requests.oldest(), Some((oldest, at(0))));
     }
 }

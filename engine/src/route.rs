@@ -14,6 +14,8 @@ pub(crate) struct RouteTable {
     routes: Vec<Route>,
     case_insensitive: bool,
     read_policy: ReadPolicy,
+    /// Whether any has one: else the catch-all route takes every key.
+    has_prefixes: bool,
     has_mirrors: bool,
     has_rewrites: bool,
     /// For each cluster, whether it is one server that serves keys of all slots together.
@@ -59,6 +61,7 @@ impl RouteTable {
         routes.sort_by_key(|route| Reverse(route.prefix.len()));
         routes.extend(config.catch_all.clone());
         Self {
+            has_prefixes: routes.iter().any(|route| !route.prefix.is_empty()),
             has_mirrors: routes.iter().any(|route| !route.mirrors.is_empty()),
             has_rewrites: routes.iter().any(Route::rewrites),
             routes,
@@ -113,10 +116,14 @@ impl RouteTable {
 
     /// Which nodes may answer a command whose keys have been placed.
     pub(crate) fn policy(&self, places: &Places, read_only: bool) -> ReadPolicy {
+        let route = self.route_of(places).and_then(|route| self.routes.get(route));
+        self.policy_of(route, read_only)
+    }
+
+    fn policy_of(&self, route: Option<&Route>, read_only: bool) -> ReadPolicy {
         if !read_only {
             return ReadPolicy::Master;
         }
-        let route = self.route_of(places).and_then(|route| self.routes.get(route));
         route.and_then(|route| route.read_policy).unwrap_or(self.read_policy)
     }
 
@@ -155,7 +162,16 @@ impl RouteTable {
         }
     }
 
+    #[inline]
     fn find(&self, key: &[u8]) -> Option<usize> {
+        if self.has_prefixes {
+            self.find_prefix(key)
+        } else {
+            (!self.routes.is_empty()).then_some(0)
+        }
+    }
+
+    fn find_prefix(&self, key: &[u8]) -> Option<usize> {
         self.routes.iter().position(|route| {
             key.get(..route.prefix.len()).is_some_and(|start| {
                 start == route.prefix

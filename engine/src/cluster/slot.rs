@@ -5,6 +5,9 @@ use crc16::{State, XMODEM};
 /// Hash slots of a Redis Cluster (Redis Cluster specification, "Key distribution model").
 pub const SLOTS: usize = 16_384;
 
+/// Keys of at most so many bytes are looked through byte by byte.
+const SHORT_KEY: usize = 32;
+
 /// A hash slot. Invariant: below [`SLOTS`].
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Slot(u16);
@@ -28,8 +31,21 @@ impl Slot {
 
 /// The bytes that are hashed: those between the first `{` and the first `}` after it, if there are
 /// any (Redis Cluster specification, "Hash tags").
+#[inline]
 fn hash_tag(key: &[u8]) -> &[u8] {
-    let Some(open) = memchr::memchr(b'{', key) else { return key };
+    // Most keys are so short that to begin with memchr takes longer than to look.
+    let open = match key.len() {
+        ..=SHORT_KEY => key.iter().position(|byte| *byte == b'{'),
+        _ => memchr::memchr(b'{', key),
+    };
+    match open {
+        Some(open) => tag_behind(key, open),
+        None => key,
+    }
+}
+
+/// The tag that begins behind the brace at `open`.
+fn tag_behind(key: &[u8], open: usize) -> &[u8] {
     let after = key.get(open + 1..).unwrap_or_default();
     match memchr::memchr(b'}', after) {
         Some(length) if length > 0 => after.get(..length).unwrap_or(key),

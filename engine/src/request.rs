@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) urgent: bool,
     /// Goes over connections on which nodes track for its client.
     pub(crate) tracked: bool,
+    /// Has gone the short way: see [`crate::proxy`].
+    pub(crate) ordinary: bool,
     pub(crate) state: State,
     pub(crate) way: Way,
     /// What it is counted as; `None` for what the proxy answers itself.
@@ -256,6 +258,7 @@ impl Request {
             silent: false,
             urgent: false,
             tracked: false,
+            ordinary: false,
             state,
             way: Way::Shared,
             tally: None,
@@ -359,6 +362,12 @@ impl Request {
             b"" => b"TRYAGAIN a command behind this one has been executed already",
             refusal => refusal,
         }
+    }
+
+    /// Whether its reply goes to its client as it is: it has gone the short way, and has not been changed
+    /// since.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.ordinary && self.extra.is_none() && matches!(self.state, State::Whole(_))
     }
 
     /// Whether any of it has been executed, or may have been.

@@ -103,6 +103,14 @@ impl RouteTable {
         Ok(frame)
     }
 
+    /// Where a key lives that is not written anew, and which nodes may answer; `None` if no route takes
+    /// it.
+    pub(crate) fn place_key(&self, key: &[u8], read_only: bool) -> Option<(Place, ReadPolicy)> {
+        let index = self.find(key)?;
+        let policy = self.policy_of(self.routes.get(index), read_only);
+        Some((self.place_of(key, index, read_only), policy))
+    }
+
     /// Where a key lives that has the name by which its node knows it.
     fn place_of(&self, key: &[u8], route: usize, read_only: bool) -> Place {
         let cluster = self.cluster(route, read_only);

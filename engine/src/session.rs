@@ -165,6 +165,19 @@ impl Session {
         if self.user.is_empty() { b"default" } else { &self.user }
     }
 
+    /// Whether an ordinary command of it is that and no more: nothing that it has said before changes
+    /// what is to be done.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.authenticated
+            && self.identity.is_none()
+            && self.replies == Replies::On
+            && self.came.is_none()
+            && self.transaction.is_none()
+            && self.tracking.is_none()
+            && self.watch == Watch::None
+            && !self.is_in_subscriber_mode()
+    }
+
     /// A command has been read.
     pub(crate) fn note_command(&mut self, name: &'static str, now: Instant) {
         self.command = name;

@@ -134,17 +134,26 @@ impl Cluster {
         self.nodes.get(self.owner(slot)?.position()).map(|node| &node.address)
     }
 
-    /// The node that answers a read of `slot` under `policy`; `zone` is ours.
+    /// The node that answers a read of `slot` under `policy`; `zone` is ours. The same one until
+    /// [`Self::end_turn`].
     pub(crate) fn reader(
-        &mut self,
+        &self,
         slot: Slot,
         policy: ReadPolicy,
         zone: Option<&str>,
         now: Instant,
     ) -> Option<NodeIndex> {
         let shard = *self.slots.get(usize::from(slot.number()))?;
-        let shard = self.shards.get_mut(usize::from(shard))?;
+        let shard = self.shards.get(usize::from(shard))?;
         Some(shard.reader(policy, &self.nodes, zone, now))
+    }
+
+    /// The next read of `slot` is for the next of the nodes that may answer it.
+    pub(crate) fn end_turn(&mut self, slot: Slot) {
+        let shard = self.slots.get(usize::from(slot.number())).copied().unwrap_or(NOBODY);
+        if let Some(shard) = self.shards.get_mut(usize::from(shard)) {
+            shard.end_turn();
+        }
     }
 
     /// Any primary, for a command without keys.

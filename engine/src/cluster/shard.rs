@@ -25,13 +25,13 @@ impl Shard {
         Self { primary, replicas, turn: 0 }
     }
 
-    /// The node that answers a read under `policy`.
+    /// The node whose turn it is to answer a read under `policy`, until [`Self::end_turn`].
     ///
     /// A node that has failed or said "not now" a moment ago is passed over while another one may
     /// answer. Where a policy insists on replicas and there are none, the primary answers: Envoy
     /// would fail the read.
     pub(crate) fn reader(
-        &mut self,
+        &self,
         policy: ReadPolicy,
         nodes: &[Node],
         zone: Option<&str>,
@@ -42,13 +42,12 @@ impl Shard {
             let node = nodes.get(index.position());
             zone.is_some() && node.is_some_and(|node| node.zone.as_deref() == zone)
         };
-        let mut replica = |place: Where| {
+        let replica = |place: Where| {
             let fits = |index: &&NodeIndex| {
                 well(**index) && (place == Where::Anywhere || in_our_zone(**index))
             };
             let count = self.replicas.iter().filter(fits).count();
             let turn = self.turn.checked_rem(count)?;
-            self.turn = self.turn.wrapping_add(1);
             self.replicas.iter().filter(fits).nth(turn).copied()
         };
         let primary = self.primary;
@@ -66,7 +65,6 @@ impl Shard {
                 let all = || [primary].into_iter().chain(self.replicas.iter().copied());
                 let count = all().filter(|index| well(*index)).count();
                 let turn = self.turn.checked_rem(count);
-                self.turn = self.turn.wrapping_add(1);
                 turn.and_then(|turn| all().filter(|index| well(*index)).nth(turn))
             }
             ReadPolicy::LocalZoneAffinity => {
@@ -77,6 +75,11 @@ impl Shard {
             }
         };
         chosen.unwrap_or(primary)
+    }
+
+    /// The next read is for the next of equal nodes.
+    pub(crate) fn end_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
     }
 }
 
@@ -106,7 +109,11 @@ mod tests {
         for position in unwell {
             nodes[*position].shun_until(now + Duration::from_secs(1));
         }
-        (0..12).map(|_| shard.reader(policy, &nodes, zone, now).position()).collect()
+        let read = |_| {
+            shard.end_turn();
+            shard.reader(policy, &nodes, zone, now).position()
+        };
+        (0..12).map(read).collect()
     }
 
     fn set<const N: usize>(positions: [usize; N]) -> BTreeSet<usize> {
@@ -151,6 +158,7 @@ mod tests {
         for _ in 0..300 {
             let now = Instant::default();
             counts[shard.reader(ReadPolicy::Replica, &nodes, None, now).position()] += 1;
+            shard.end_turn();
         }
         assert_eq!(counts, [0, 100, 100, 100]);
     }

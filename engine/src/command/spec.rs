@@ -49,6 +49,23 @@ impl CommandSpec {
         self.flags.contains(Flags::READONLY)
     }
 
+    /// Where the key stands of a command that always goes as it is to the node that owns its only key, and
+    /// does nothing else; `None`: this is another one.
+    #[inline]
+    pub(crate) const fn ordinary_key(&self) -> Option<usize> {
+        let special = Flags::ADMIN
+            .or(Flags::ALLOW_BUSY)
+            .or(Flags::BLOCKING)
+            .or(Flags::NO_MANDATORY_KEYS)
+            .or(Flags::NOSCRIPT);
+        match (self.support, self.key_shape) {
+            (Support::Forward, KeyShape::One(index)) if !self.flags.intersects(special) => {
+                Some(index as usize)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `len` arguments, all names included, are a legal number.
     #[inline]
     pub const fn accepts(&self, len: usize) -> bool {

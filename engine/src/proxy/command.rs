@@ -37,6 +37,9 @@ impl Proxy {
         now: Instant,
     ) -> Taken {
         let spec = match command::lookup(frame) {
+            Lookup::Known(spec) if self.send_ordinary(id, spec, frame, len, now).is_some() => {
+                return Taken::Ordinary;
+            }
             Lookup::Known(spec) => spec,
             Lookup::Unknown | Lookup::Invalid(CommandError::UnknownCommand)
                 if command::is_http(frame) =>
@@ -410,6 +413,8 @@ impl<'a> Command<'a> {
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(super) enum Taken {
     Yes,
+    /// It has gone the short way, and changed nothing about its client.
+    Ordinary,
     /// It is to be read again when those before it are answered.
     NotYet,
 }

@@ -43,7 +43,11 @@ impl Proxy {
             (None, ReadPolicy::Master) => cluster.home(now),
             (None, _) => cluster.any_primary(&mut self.rng),
             (Some(slot), ReadPolicy::Master) => cluster.owner(slot),
-            (Some(slot), policy) => cluster.reader(slot, policy, self.zone.as_deref(), now),
+            (Some(slot), policy) => {
+                let reader = cluster.reader(slot, policy, self.zone.as_deref(), now);
+                cluster.end_turn(slot);
+                reader
+            }
         };
         match node {
             Some(node) => self.send_to(node, sub_request, command, Leave::Owner, now),

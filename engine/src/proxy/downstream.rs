@@ -163,21 +163,27 @@ impl Proxy {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
         let mut parser = std::mem::take(&mut session.parser);
         let has_waited = !session.arrivals.is_empty();
+        let mut limits = self.frame_limits(id);
         let mut read = 0;
         while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
             if self.must_wait(id) {
                 break;
             }
-            match parser.parse(rest, &self.frame_limits(id)) {
+            match parser.parse(rest, &limits) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Ignored { len }) => read += len,
                 Ok(Parsed::Command { len }) => {
                     if has_waited && let Some(session) = self.sessions.get_mut(id) {
                         session.came = session.arrivals.of(read + len);
                     }
-                    if self.handle_command(id, &parser.frame(rest), len, now) == Taken::NotYet {
-                        self.park(id);
-                        break;
+                    match self.handle_command(id, &parser.frame(rest), len, now) {
+                        Taken::Ordinary => {}
+                        // Who the client is may be known now.
+                        Taken::Yes => limits = self.frame_limits(id),
+                        Taken::NotYet => {
+                            self.park(id);
+                            break;
+                        }
                     }
                     read += len;
                 }

@@ -18,6 +18,7 @@ mod kept;
 mod keyless;
 mod local;
 mod mirror;
+mod ordinary;
 mod pubsub;
 mod refresh;
 mod relay;
@@ -114,6 +115,8 @@ pub struct Proxy {
     /// `None` while a command has it. Boxed, so that taking it moves a pointer.
     scratch: Option<Box<Scratch>>,
     routes: RouteTable,
+    /// See [`ordinary`].
+    takes_short_ways: bool,
     scripts: Scripts,
     /// Bytes of copies that wait for a mirror, by the index of its cluster.
     mirror_bytes: Vec<usize>,
@@ -155,10 +158,12 @@ impl Proxy {
         let unknown_nodes = config.max_upstream_unknown_connections as usize;
         let mut identities = Identities::new(config.limits.identities);
         let stranger = config.auth_passthrough.then(|| identities.insert(Login::Nobody, 0));
+        let routes = RouteTable::new(&config.routes, &config.clusters, config.read_policy);
         Self {
             default_cluster: config.routes.catch_all.as_ref().map_or(0, |route| route.cluster),
             scripts: Scripts::new(config.limits.script_bytes),
-            routes: RouteTable::new(&config.routes, &config.clusters, config.read_policy),
+            takes_short_ways: ordinary::is_allowed(&config, &routes),
+            routes,
             stats: Recorder::new(config.clusters.len(), config.latency_in_micros),
             mirror_bytes: vec![0; config.clusters.len()],
             clusters: config

@@ -67,6 +67,9 @@ impl Proxy {
             }
             let reply = bytes.get(start..scanned).unwrap_or_default();
             start = scanned;
+            if self.take_ordinary_reply(id, reply).is_some() {
+                continue;
+            }
             if self.handle_reply(id, reply, now) == Fate::Closed {
                 break;
             }

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::arena::Key;
 use crate::arrivals::Arrivals;
 use crate::buffers::Buffers;
+use crate::command::CommandSpec;
 use crate::identity::IdentityId;
 use crate::pubsub::Subscribed;
 use crate::request::{Request, RequestId};
@@ -54,6 +55,8 @@ pub struct Session {
     /// What it hears of.
     pub(crate) subscribed: Subscribed,
     pub(crate) parser: RequestParser,
+    /// The row of the last command that `parser` has found, if its name alone leads there.
+    pub(crate) last: Option<&'static CommandSpec>,
     /// Bytes read but not yet taken as commands: an unfinished one, or, while `parked`, any
     /// number.
     pub(crate) input: Vec<u8>,
@@ -128,6 +131,7 @@ impl Session {
             name: Vec::new(),
             subscribed: Subscribed::default(),
             parser: RequestParser::default(),
+            last: None,
             input: Vec::new(),
             arrivals: Arrivals::default(),
             came: None,

@@ -14,6 +14,17 @@ pub enum Lookup {
     Invalid(CommandError),
 }
 
+impl Lookup {
+    /// The row of every command with the same name and as many arguments; `None`: what they are may
+    /// lead to another one.
+    pub(crate) fn by_name(self) -> Option<&'static CommandSpec> {
+        match self {
+            Self::Known(spec) if !spec.name.contains('|') => Some(spec),
+            _ => None,
+        }
+    }
+}
+
 /// Finds the row of the frame's command, or of its subcommand, in any case, and checks the number of
 /// arguments.
 ///

@@ -32,11 +32,12 @@ impl Proxy {
     pub(super) fn handle_command(
         &mut self,
         id: SessionId,
+        lookup: Lookup,
         frame: &RequestFrame<'_>,
         len: usize,
         now: Instant,
     ) -> Taken {
-        let spec = match command::lookup(frame) {
+        let spec = match lookup {
             Lookup::Known(spec) if self.send_ordinary(id, spec, frame, len, now).is_some() => {
                 return Taken::Ordinary;
             }

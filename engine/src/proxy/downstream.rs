@@ -2,6 +2,7 @@
 
 use super::Proxy;
 use super::command::Taken;
+use crate::command::{self, Lookup};
 use crate::output::Queued;
 use crate::resp::{self, Parsed};
 use crate::session::{Session, SessionId};
@@ -163,6 +164,7 @@ impl Proxy {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
         let mut parser = std::mem::take(&mut session.parser);
         let has_waited = !session.arrivals.is_empty();
+        let mut last = session.last;
         let mut limits = self.frame_limits(id);
         let mut read = 0;
         while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
@@ -176,7 +178,16 @@ impl Proxy {
                     if has_waited && let Some(session) = self.sessions.get_mut(id) {
                         session.came = session.arrivals.of(read + len);
                     }
-                    match self.handle_command(id, &parser.frame(rest), len, now) {
+                    let frame = parser.frame(rest);
+                    let lookup = match last.filter(|_| parser.repeats()) {
+                        Some(spec) => Lookup::Known(spec),
+                        None => {
+                            let lookup = command::lookup(&frame);
+                            last = lookup.by_name();
+                            lookup
+                        }
+                    };
+                    match self.handle_command(id, lookup, &frame, len, now) {
                         Taken::Ordinary => {}
                         // Who the client is may be known now.
                         Taken::Yes => limits = self.frame_limits(id),
@@ -196,6 +207,7 @@ impl Proxy {
         }
         if let Some(session) = self.sessions.get_mut(id) {
             session.parser = parser;
+            session.last = last;
             if has_waited {
                 session.came = None;
                 session.arrivals.take(read);

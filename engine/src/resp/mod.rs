@@ -12,6 +12,7 @@
 
 pub mod encode;
 mod error;
+mod head;
 mod inline;
 mod number;
 mod reply;

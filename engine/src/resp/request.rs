@@ -2,6 +2,7 @@
 
 use memchr::memchr;
 
+use super::head::Head;
 use super::number::parse_decimal;
 use super::{Limits, ProtocolError, inline};
 
@@ -14,7 +15,7 @@ const KEPT_ARGS: usize = 1024;
 const KEPT_INLINE_BYTES: usize = 1024;
 
 /// The payload of one argument, relative to the first byte of its frame.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ArgRange {
     /// Offset of the payload's first byte.
     pub start: u32,
@@ -34,7 +35,7 @@ impl ArgRange {
     }
 
     /// Where the payload ends and its CRLF begins.
-    fn end(self) -> usize {
+    pub(super) fn end(self) -> usize {
         self.start as usize + self.len as usize
     }
 }
@@ -127,6 +128,10 @@ pub struct RequestParser {
     position: usize,
     /// Bytes from `position` on that do not end the header.
     searched: usize,
+    /// That of the last command, if it was an array.
+    head: Head,
+    /// The frame begins with `head`.
+    repeats: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -169,7 +174,7 @@ impl RequestParser {
         if matches!(self.state, State::Command | State::InlineCommand) {
             self.begin();
         }
-        if self.state == State::Begin {
+        if self.state == State::Begin && !self.begin_like_last(buf, limits) {
             match buf.first() {
                 Some(b'*') => {}
                 Some(_) => return self.parse_inline(buf, limits),
@@ -202,6 +207,12 @@ impl RequestParser {
         RequestFrame::new(bytes, &self.args)
     }
 
+    /// Whether the command has the same name as the one before, and the same number of arguments. It may
+    /// have them where the answer is `false`.
+    pub fn repeats(&self) -> bool {
+        self.repeats
+    }
+
     /// Whether no frame has begun, so that a client that leaves now leaves nothing half said.
     pub fn is_idle(&self) -> bool {
         match self.state {
@@ -222,6 +233,21 @@ impl RequestParser {
         }
         self.state = State::Begin;
         self.position = 0;
+        self.repeats = false;
+    }
+
+    /// Skips what is known already of a frame that begins like the last one.
+    #[inline]
+    fn begin_like_last(&mut self, buf: &[u8], limits: &Limits) -> bool {
+        let Head { len, name, arguments, .. } = self.head;
+        if self.searched > 0 || arguments >= limits.max_array_len || !self.head.begins(buf) {
+            return false;
+        }
+        self.args.push(name);
+        self.state = State::Args { missing: arguments };
+        self.position = len;
+        self.repeats = true;
+        true
     }
 
     #[inline]
@@ -252,7 +278,15 @@ impl RequestParser {
             return Ok(Parsed::Incomplete);
         }
         self.state = State::Command;
+        if !self.repeats {
+            self.note_head(buf);
+        }
         Ok(Parsed::Command { len: self.position })
+    }
+
+    fn note_head(&mut self, frame: &[u8]) {
+        let name = self.args.first().copied().unwrap_or_default();
+        self.head = Head::of(frame, name, self.args.len().saturating_sub(1));
     }
 
     /// The header at the start of `rest`, or `None` if it is cut.
@@ -420,6 +454,45 @@ mod tests {
         assert_eq!(seen, [&b"PING"[..], b"-", b"-", b"GET a", b"GET b"]);
         assert_eq!(stream, b"*1\r");
         assert!(!parser.is_idle());
+    }
+
+    #[test]
+    fn a_command_that_begins_like_the_last_one_is_known_by_that() {
+        let set = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n";
+        let mut stream: &[u8] = &[GET, GET, b"GET inline\r\n", GET, set, GET, GET].concat();
+        let mut parser = RequestParser::new();
+        let mut seen = Vec::new();
+        while let Ok(Parsed::Command { len }) = parser.parse(stream, &Limits::default()) {
+            seen.push((
+                parser.frame(stream).args().collect::<Vec<_>>().join(&b' '),
+                parser.repeats(),
+            ));
+            stream = &stream[len..];
+        }
+        let seen: Vec<_> = seen.iter().map(|(args, repeats)| (&args[..], *repeats)).collect();
+        let get = &b"GET key"[..];
+        assert_eq!(
+            seen,
+            [
+                (get, false),
+                (get, true),
+                (b"GET inline", false),
+                (get, true),
+                (b"SET a b", false),
+                (get, false),
+                // Nothing is behind it by which to tell.
+                (get, false),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_like_the_last_one_is_held_to_the_limits_of_today() {
+        let mut parser = RequestParser::new();
+        let stream = &[GET, GET].concat();
+        parser.parse(stream, &Limits::default()).unwrap();
+        let less = Limits { max_array_len: 1, ..Limits::default() };
+        assert_eq!(parser.parse(stream, &less), Err(ProtocolError::InvalidMultibulkLength));
     }
 
     #[test]

@@ -1,17 +1,14 @@
 //! What applications build on standard clients, and such applications, through the proxy.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::packages;
+use crate::support::proxy::{PATIENCE, Proxy};
 use redis::{Commands, Connection, Direction, RedisResult, Script, Value};
 use slotmesh_testbed::process::Process;
 use slotmesh_testbed::{TempDir, or_skip, process};
-use support::packages;
-use support::proxy::{PATIENCE, Proxy};
 
 #[test]
 fn transactions_locks_scripts_queues_and_iterators_of_redis_py_work() {

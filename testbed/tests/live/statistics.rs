@@ -1,13 +1,9 @@
 //! What an operator sees in the real Envoy of what the module counts.
 
-#[allow(dead_code, reason = "each test program uses its part")]
-#[path = "support/client.rs"]
-mod client;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use client::{Client, command};
+use crate::support::{Client, command};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster};
 

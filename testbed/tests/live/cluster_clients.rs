@@ -1,17 +1,14 @@
 //! Cluster-aware clients before a proxy that plays a cluster of one node (`cluster_emulation`), and
 //! what CLIENT tells of clients in Envoy.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Client, packages};
 use redis::{Commands, Connection, ConnectionLike, RedisResult, Value};
 use serde_json::json;
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, or_skip, process,
 };
-use support::{Client, packages};
 
 /// Time for one program; it needs seconds.
 const PATIENCE: Duration = Duration::from_secs(120);

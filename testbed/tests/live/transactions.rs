@@ -1,8 +1,5 @@
 //! Transactions and blocking commands through real Envoy, against a real Redis Cluster.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -10,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::slot;
 use redis::{Commands, Connection, ErrorKind, RedisError, Value};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
 };
-use support::slot;
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

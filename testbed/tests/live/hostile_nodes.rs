@@ -1,9 +1,6 @@
 //! Nodes that misbehave, before stock Envoy with the module: no client gets what is not its own,
 //! and those of other nodes notice nothing.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{Client, StopOnDrop, Workload, exchange};
 use serde_json::json;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::wire::read_reply;
 use slotmesh_testbed::{Envoy, EnvoyOptions, PluginConfig, RedisServer};
-use support::{Client, StopOnDrop, Workload, exchange};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,8 +1,5 @@
 //! What a client may do before it has said who it is, and what nobody is ever told.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeSet;
 
 use serde_json::json;

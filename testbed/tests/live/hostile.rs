@@ -1,20 +1,17 @@
 //! Clients that misbehave, before stock Envoy with the module: they get what a standalone
 //! redis-server gives them, memory stays where it was, and nobody else notices.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{Client, Random, StopOnDrop, Workload, command, exchange};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
 };
-use support::{Client, Random, StopOnDrop, Workload, command, exchange};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

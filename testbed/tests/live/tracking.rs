@@ -1,18 +1,15 @@
 //! Client-side caching, on a real cluster and a real Envoy.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::support::{Client, packages};
 use redis::Connection;
 use serde_json::json;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer, or_skip, process,
 };
-use support::{Client, packages};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,19 +1,16 @@
 //! Standard clients with their default options, through the proxy.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::process::Command;
 use std::thread;
 
+use crate::support::proxy::{PATIENCE, Proxy};
+use crate::support::{command, packages};
 use anyhow::Result;
 use redis::{
     Connection, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value,
 };
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{locate, process};
-use support::proxy::{PATIENCE, Proxy};
-use support::{command, packages};
 
 /// What RESP puts between values.
 const BINARY: &[u8] = b"\r\n$-1\r\n\0\xff";

@@ -1,8 +1,5 @@
 //! Routing, sampling, passwords, TLS and host names, each on real servers.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::Client;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use slotmesh_testbed::wait::{Probe, until};
@@ -19,7 +17,6 @@ use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
     Tls, upstream_tls,
 };
-use support::Client;
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,21 +1,18 @@
 //! The whole way: plain clients, stock Envoy with the module, a real Redis Cluster.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{Client, Exchange, StopOnDrop, Workload, command, exchange, slot};
 use anyhow::{Context, Result};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
 };
-use support::{Client, Exchange, StopOnDrop, Workload, command, exchange, slot};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);

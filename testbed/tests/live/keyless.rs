@@ -1,16 +1,13 @@
 //! Commands that name no key, in Envoy before a cluster of six nodes: the answers are those of one
 //! server that holds everything.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::Client;
 use redis::{Commands, Connection, FromRedisValue, InfoDict, RedisResult, Value};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster};
-use support::Client;
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,10 +1,7 @@
 //! The traffic itself, against the reference: a standalone redis-server.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
+use crate::support::{Client, Exchange, Workload, exchange};
 use slotmesh_testbed::RedisServer;
-use support::{Client, Exchange, Workload, exchange};
 
 #[test]
 fn a_standalone_redis_gives_every_reply_the_workload_expects() {

@@ -1,13 +1,11 @@
 //! Publish and subscribe, on a real cluster and a real Envoy.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::{self, Client, packages, slot};
 use anyhow::Result;
 use redis::{Connection, FromRedisValue, PushKind};
 use serde_json::json;
@@ -15,7 +13,6 @@ use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer, or_skip, process,
 };
-use support::{Client, packages, slot};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,8 +1,5 @@
 //! Redis' own users through real Envoy: what they may do, a real Redis Cluster says.
 
-#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
-mod support;
-
 use std::thread;
 use std::time::Duration;
 

@@ -1,0 +1,26 @@
+//! The module in a real Envoy, before real servers and with real clients. One program, for tests of all of these
+//! wait for servers more than they compute: so two at a time do as well as they can.
+
+mod applications;
+mod article;
+mod clients;
+mod cluster;
+mod cluster_clients;
+mod crash;
+mod envoy;
+mod features;
+mod hostile;
+mod hostile_nodes;
+mod keyless;
+mod kubernetes;
+mod large_replies;
+mod pubsub;
+mod security;
+mod statistics;
+#[allow(dead_code, unused_imports, reason = "each test program uses its part")]
+#[path = "../support/mod.rs"]
+mod support;
+mod tracking;
+mod transactions;
+mod users;
+mod workload;

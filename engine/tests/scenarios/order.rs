@@ -1,12 +1,10 @@
 //! A client's commands for one slot are executed in their order, whatever becomes of one of them.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, ClientId, Driver, Health, each_chunking};
 use slotmesh_engine::Slot;
 use slotmesh_engine::config::ReadPolicy;
-use support::{ClientId, Driver, Health, each_chunking};
 
 const DOWN: &str = "CLUSTERDOWN The cluster is down";
 

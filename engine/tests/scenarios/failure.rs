@@ -1,10 +1,8 @@
 //! Nodes and connections that fail.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, OP_TIMEOUT, each_chunking};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking};
 
 #[test]
 fn without_any_node_clients_learn_why_in_time_and_all_is_well_when_one_appears() {

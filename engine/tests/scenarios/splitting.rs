@@ -1,8 +1,6 @@
 //! Commands with several keys.
 
-mod support;
-
-use support::{Driver, Health, OP_TIMEOUT, each_chunking};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking};
 
 #[test]
 fn split_commands_answer_as_one_redis_would() {

@@ -1,10 +1,8 @@
 //! Large replies are handed on as they come, and nothing gets into the middle of one.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
+use crate::support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
 
 /// What the proxy puts together, here; the replies of these tests are longer.
 const REPLY_BYTES: usize = 10;

@@ -1,10 +1,8 @@
 //! Clients that publish and clients that listen.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{ClientId, Driver, Health, OP_TIMEOUT, each_chunking};
+use crate::support::{self, ClientId, Driver, Health, OP_TIMEOUT, each_chunking};
 
 /// How a confirmation or a message looks in RESP2.
 fn array(words: &str) -> String {

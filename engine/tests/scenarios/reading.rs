@@ -1,11 +1,9 @@
 //! Reads from replicas.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, Chunking, Driver, Health, OP_TIMEOUT};
 use slotmesh_engine::config::ReadPolicy;
-use support::{Chunking, Driver, Health, OP_TIMEOUT};
 
 /// One primary, `node-0:1`, with the replicas `replica-1:1` and `replica-2:1`.
 fn driver(policy: ReadPolicy) -> Driver {

@@ -1,10 +1,8 @@
 //! Users that Redis itself knows, and databases: each has connections of its own.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, OP_TIMEOUT, each_chunking, encode, mirror_writes};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking, encode, mirror_writes};
 
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled. ";
 const NOAUTH: &str = "-NOAUTH Authentication required. ";

@@ -1,11 +1,9 @@
 //! Clients that cache what they read, and are told when it changes.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, each_chunking, encode};
 use slotmesh_engine::config::Limits;
-use support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, each_chunking, encode};
 
 /// What tells a RESP3 client that keys have changed.
 fn changed(keys: &str) -> String {

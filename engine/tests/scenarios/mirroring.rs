@@ -1,8 +1,6 @@
 //! A mirror gets no write that the cluster was never to get.
 
-mod support;
-
-use support::{Chunking, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
+use crate::support::{Chunking, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
 
 /// What the mirror has executed.
 fn copied(driver: &Driver) -> &[String] {

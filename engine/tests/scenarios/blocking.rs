@@ -1,10 +1,8 @@
 //! Commands that keep their connection waiting.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Chunking, Driver, Health, OP_TIMEOUT, each_chunking, mirror_writes};
+use crate::support::{self, Chunking, Driver, Health, OP_TIMEOUT, each_chunking, mirror_writes};
 
 #[test]
 fn a_blocked_client_waits_alone_and_gets_what_comes() {

@@ -1,12 +1,10 @@
 //! What an operator sees of what the proxy does.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, each_chunking};
 use slotmesh_engine::config::{ClusterKind, Fault, FaultKind, Fraction, Mirror};
 use slotmesh_engine::{Config, MetricKind, documented_metrics};
-use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, each_chunking};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -284,7 +282,7 @@ fn the_name_of_a_node_or_a_cluster_holds_no_colon() {
 /// docs/statistics.md has a table row for each metric: name, type, ...
 #[test]
 fn the_documentation_lists_every_metric_with_its_type() {
-    let text = include_str!("../../docs/statistics.md");
+    let text = include_str!("../../../docs/statistics.md");
     let mut listed = Vec::new();
     let mut root = "";
     for line in text.lines() {

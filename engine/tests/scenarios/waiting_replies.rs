@@ -1,8 +1,6 @@
 //! Replies that wait, for those before them or for their other parts, are bounded.
 
-mod support;
-
-use support::{Chunking, ClientId, Driver, Health, encode};
+use crate::support::{Chunking, ClientId, Driver, Health, encode};
 
 /// So many bytes of replies may wait.
 const MOST: usize = 10_000;

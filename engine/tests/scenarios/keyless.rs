@@ -1,12 +1,12 @@
 //! Commands that name no key: asked of one primary, of all of them, or of one after the other.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::support::{
+    self, Chunking, Driver, Health, OP_TIMEOUT, another_cluster, each_chunking, encode,
+};
 use slotmesh_engine::config::{Fraction, Mirror};
-use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, each_chunking, encode};
 
 /// Keys on all three nodes, and how many there are.
 fn fill(driver: &mut Driver, client: support::ClientId) -> BTreeSet<String> {

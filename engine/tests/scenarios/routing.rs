@@ -1,14 +1,12 @@
 //! Several clusters, and mirrors.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, Chunking, Driver, Health, OP_TIMEOUT, another_cluster, encode};
 use slotmesh_engine::Config;
 use slotmesh_engine::config::{
     Attribute, ClusterKind, Credentials, Fraction, Mirror, Route, Secret,
 };
-use support::{Chunking, Driver, Health, OP_TIMEOUT, another_cluster, encode};
 
 /// A configuration with a standalone server named `other` beside the cluster.
 fn with_other(config: &mut Config) -> usize {

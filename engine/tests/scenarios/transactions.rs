@@ -1,10 +1,8 @@
 //! MULTI, EXEC, DISCARD, WATCH: what a standalone Redis would answer, from one node of many.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, each_chunking, mirror_writes};
+use crate::support::{self, Driver, Health, each_chunking, mirror_writes};
 
 /// What the client is told when a transaction was refused.
 const ABORTED: &str = "-EXECABORT Transaction discarded because of previous errors. ";

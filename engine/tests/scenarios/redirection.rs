@@ -1,10 +1,8 @@
 //! Slots that move, and nodes that say "not now".
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, OP_TIMEOUT, each_chunking};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking};
 
 #[test]
 fn a_moved_slot_is_followed_once_and_remembered() {

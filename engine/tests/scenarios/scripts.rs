@@ -1,8 +1,6 @@
 //! Scripts: loaded everywhere, and brought to nodes that have forgotten them.
 
-mod support;
-
-use support::{Driver, each_chunking, encode};
+use crate::support::{self, Driver, each_chunking, encode};
 
 /// The fake nodes let every script append its argument to its key.
 const SCRIPT: &str = "append";

@@ -1,10 +1,8 @@
 //! What clients say when they connect, and when they misbehave.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, OP_TIMEOUT, each_chunking, encode};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking, encode};
 
 #[test]
 fn resp2_and_resp3_clients_live_side_by_side() {

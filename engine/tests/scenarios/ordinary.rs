@@ -1,9 +1,7 @@
 //! Ordinary commands take a short way through the proxy; it leads where the long one does.
 
-mod support;
-
+use crate::support::{Chunking, Driver, encode};
 use slotmesh_engine::config::ReadPolicy;
-use support::{Chunking, Driver, encode};
 
 /// What clients may say around an ordinary command, and what makes it none.
 const WORDS: [&str; 24] = [

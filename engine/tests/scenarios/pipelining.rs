@@ -1,10 +1,8 @@
 //! Replies go to the client that asked, in the order in which it asked.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Driver, Health, OP_TIMEOUT, each_chunking, encode};
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking, encode};
 
 #[test]
 fn a_client_reads_and_writes_every_shard_through_one_connection() {

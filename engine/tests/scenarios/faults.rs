@@ -1,11 +1,9 @@
 //! Made-up errors and delays.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Chunking, Driver, OP_TIMEOUT};
 use slotmesh_engine::config::{Fault, FaultKind, Fraction};
-use support::{Chunking, Driver, OP_TIMEOUT};
 
 fn driver(kind: FaultKind, commands: &[&str], percent: u32) -> Driver {
     Driver::with(Chunking::Whole, |config| {

@@ -1,8 +1,6 @@
 //! Numbers have one spelling: what redis-server 7.0 refuses, the proxy refuses in its words.
 
-mod support;
-
-use support::{Chunking, Driver};
+use crate::support::{Chunking, Driver};
 
 /// Other spellings of numbers that would be right.
 const WRONG: [&str; 5] = ["+2", "02", "2a", "-0", "9223372036854775808"];

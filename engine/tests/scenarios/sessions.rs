@@ -1,10 +1,8 @@
 //! What CLIENT tells of clients and does to them, and CLUSTER for clients that want a cluster.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Chunking, Driver, Health, each_chunking, encode};
+use crate::support::{self, Chunking, Driver, Health, each_chunking, encode};
 
 /// The fields of a line of CLIENT LIST.
 fn field<'a>(line: &'a str, name: &str) -> &'a str {

@@ -1,0 +1,28 @@
+//! What the proxy promises, against a scripted cluster and a clock that the test moves: every scenario whole and
+//! byte by byte.
+
+mod blocking;
+mod clients;
+mod failure;
+mod faults;
+mod identities;
+mod keyless;
+mod mirroring;
+mod numbers;
+mod order;
+mod ordinary;
+mod pipelining;
+mod pubsub;
+mod reading;
+mod redirection;
+mod relay;
+mod routing;
+mod scripts;
+mod sessions;
+mod splitting;
+mod statistics;
+#[path = "../support/mod.rs"]
+mod support;
+mod tracking;
+mod transactions;
+mod waiting_replies;

@@ -1,11 +1,9 @@
 //! What the real module takes of its host: memory and entries, under the virtual clock.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, World, words};
 use slotmesh_host::{Role, Usage, Vms};
-use support::{World, words};
 
 fn usage(world: &World, role: Role) -> Usage {
     world.simulation.host().usage(role)

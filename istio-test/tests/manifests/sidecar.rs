@@ -1,13 +1,15 @@
 //! The base manifests on real sidecars: how Slotmesh comes, changes, fails and goes.
 
-mod support;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use crate::support::{
+    Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
+    manifests, passed, services, sidecar, wait_for_answer, wait_for_line,
+};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use slotmesh_istio_test::{Mesh, Pull, Sidecar, image};
@@ -15,10 +17,6 @@ use slotmesh_testbed::process::run;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer};
-use support::{
-    Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
-    manifests, passed, services, sidecar, wait_for_answer, wait_for_line,
-};
 
 const BASES: [&str; 2] = ["envoyfilter", "wasmplugin"];
 

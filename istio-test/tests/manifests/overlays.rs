@@ -1,14 +1,15 @@
 //! Every overlay on a real sidecar, with a walk-through of what it promises. A new overlay fails here
 //! until it has one.
 
-#[allow(dead_code, reason = "each test program uses its part")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
+use crate::support::{
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node,
+    services, wait_for_answer,
+};
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -20,10 +21,6 @@ use slotmesh_testbed::walkthrough::{RedisCli, mirroring, replica_reads, sharding
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
     TempDir, Tls,
-};
-use support::{
-    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node,
-    services, wait_for_answer,
 };
 
 const MIRROR: &str = "redis-mirror.redis.svc.cluster.local:6380";

@@ -1,11 +1,9 @@
 //! How what a node sends finds the router: straight from a tunnel in its VM, or as gRPC messages.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{World, words};
 use slotmesh_host::{Accept, Role, Vms};
-use support::{World, words};
 
 /// How often nodes have written, and how many gRPC messages have come of it.
 fn written_and_messages(world: &World) -> (u64, u64) {

@@ -1,7 +1,5 @@
 //! The real module on real sockets, before a real Redis Cluster of six nodes.
 
-mod support;
-
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -14,6 +12,7 @@ use std::{
     thread,
 };
 
+use crate::support;
 use redis::{Connection, Value};
 use slotmesh_host::{Config, Running, Server, Vms};
 use slotmesh_testbed::{ClusterOptions, Host, HostOptions, PluginConfig, RedisCluster, locate};

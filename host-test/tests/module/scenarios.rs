@@ -1,11 +1,9 @@
 //! The real module under a virtual clock, before a scripted Redis Cluster.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{OP_TIMEOUT, Script, World, address, bulk, replies, slot, words};
 use slotmesh_host::{Accept, Chunking, Reentrancy, Role, Vms};
-use support::{OP_TIMEOUT, Script, World, address, bulk, replies, slot, words};
 
 const VMS: [Vms; 2] = [Vms::One, Vms::Two];
 

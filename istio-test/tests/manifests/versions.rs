@@ -1,15 +1,12 @@
 //! The bases on the Envoy of each Istio that istio/README.md calls tested.
 
-#[allow(dead_code, reason = "each test program uses its part")]
-mod support;
-
+use crate::support::{
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, World, ask, base, passed, services, wait_for_answer,
+};
 use slotmesh_istio_test::{Mesh, Proxy, image};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, Port, RedisCluster, locate, or_skip};
-use support::{
-    DIGEST, IMAGE, PATIENCE, REDIS, SEED, World, ask, base, passed, services, wait_for_answer,
-};
 
 #[test]
 fn istio_1_28_with_envoy_1_36() {

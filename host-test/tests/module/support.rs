@@ -1,5 +1,4 @@
 //! The real module, and a scripted Redis Cluster for it to talk to under the virtual clock.
-#![allow(dead_code, unreachable_pub, reason = "every test program uses a part of it")]
 
 use std::{
     cell::RefCell,
@@ -14,10 +13,10 @@ use slotmesh_host::{
 };
 
 /// `settings.op_timeout` of every scripted cluster.
-pub const OP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const OP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The module that `make wasm` built, compiled once for all tests of a program.
-pub fn wasm() -> Wasm {
+pub(crate) fn wasm() -> Wasm {
     static WASM: LazyLock<Wasm> = LazyLock::new(|| {
         let path = slotmesh_testbed::locate::wasm().expect("the module is built");
         Wasm::from_file(path).expect("it is a module")
@@ -26,7 +25,7 @@ pub fn wasm() -> Wasm {
 }
 
 /// Neither plugin trapped, and the router did nothing that Envoy might not survive.
-pub fn assert_sound(host: &Host) {
+pub(crate) fn assert_sound(host: &Host) {
     assert_eq!(host.misuse(), [""; 0]);
     for role in [Role::Router, Role::Tunnel] {
         assert!(!host.usage(role).failed, "the {} trapped", role.root_id());
@@ -34,7 +33,7 @@ pub fn assert_sound(host: &Host) {
 }
 
 /// A command as clients send it.
-pub fn command(words: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend_from_slice(&bulk(word));
@@ -43,17 +42,17 @@ pub fn command(words: &[&[u8]]) -> Vec<u8> {
 }
 
 /// A command whose arguments hold no spaces.
-pub fn words(line: &str) -> Vec<u8> {
+pub(crate) fn words(line: &str) -> Vec<u8> {
     command(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>())
 }
 
 /// A bulk string.
-pub fn bulk(value: &[u8]) -> Vec<u8> {
+pub(crate) fn bulk(value: &[u8]) -> Vec<u8> {
     [format!("${}\r\n", value.len()).as_bytes(), value, b"\r\n"].concat()
 }
 
 /// Cuts replies that are no aggregates into their lines; of a bulk string, the value.
-pub fn replies(mut text: &str) -> Vec<String> {
+pub(crate) fn replies(mut text: &str) -> Vec<String> {
     let mut replies = Vec::new();
     while !text.is_empty() {
         let (line, rest) = text.split_once("\r\n").expect("a whole line");
@@ -70,7 +69,7 @@ pub fn replies(mut text: &str) -> Vec<String> {
 }
 
 /// The slot of a key that has no hash tag.
-pub fn slot(key: &str) -> u16 {
+pub(crate) fn slot(key: &str) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(key.as_bytes()) % SLOTS
 }
 
@@ -78,23 +77,23 @@ const SLOTS: u16 = 16_384;
 
 /// A simulation of the module before a scripted cluster of three primaries, `10.0.0.1:6379` to
 /// `10.0.0.3:6379`.
-pub struct World {
-    pub simulation: Simulation,
-    pub cluster: Rc<RefCell<Cluster>>,
+pub(crate) struct World {
+    pub(crate) simulation: Simulation,
+    pub(crate) cluster: Rc<RefCell<Cluster>>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
     /// Changes the host's configuration before it starts.
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::seeded(7, change)
     }
 
     /// Has a seed decide what [`Simulation::new`] says.
-    pub fn seeded(seed: u64, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn seeded(seed: u64, change: impl FnOnce(&mut Config)) -> Self {
         let cluster = Rc::new(RefCell::new(Cluster::default()));
         let seeds: Vec<_> = (0..PRIMARIES).map(|node| format!("\"{}\"", address(node))).collect();
         let mut config = Config::new(format!(
@@ -114,43 +113,43 @@ impl World {
 
     /// A client whose first command has been answered by the node that owns `key`: the topology is
     /// known and that node is connected.
-    pub fn client_of(&mut self, key: &str) -> ClientId {
+    pub(crate) fn client_of(&mut self, key: &str) -> ClientId {
         let client = self.simulation.connect();
         assert_eq!(self.ask(client, &format!("EXISTS {key}")), ":0\r\n");
         client
     }
 
     /// Sends a command and returns what comes back before time passes.
-    pub fn ask(&mut self, client: ClientId, line: &str) -> String {
+    pub(crate) fn ask(&mut self, client: ClientId, line: &str) -> String {
         self.simulation.send(client, words(line));
         self.simulation.settle();
         self.take(client)
     }
 
     /// What a client has got.
-    pub fn take(&mut self, client: ClientId) -> String {
+    pub(crate) fn take(&mut self, client: ClientId) -> String {
         String::from_utf8(self.simulation.take_received(client)).expect("the tests' own text")
     }
 
     /// Changes what a node does from now on.
-    pub fn script(&mut self, node: usize, change: impl FnOnce(&mut Script)) {
+    pub(crate) fn script(&mut self, node: usize, change: impl FnOnce(&mut Script)) {
         change(&mut self.cluster.borrow_mut().scripts[node]);
     }
 
     /// The value of a key.
-    pub fn value(&self, key: &str) -> String {
+    pub(crate) fn value(&self, key: &str) -> String {
         let cluster = self.cluster.borrow();
         let value = cluster.values.get(key.as_bytes()).map(Vec::as_slice).unwrap_or_default();
         String::from_utf8_lossy(value).into_owned()
     }
 
     /// Every command the nodes executed, as `node: words`, in their order.
-    pub fn executed(&self) -> Vec<String> {
+    pub(crate) fn executed(&self) -> Vec<String> {
         self.cluster.borrow().executed.clone()
     }
 
     /// How often nodes executed exactly this command.
-    pub fn times_executed(&self, line: &str) -> usize {
+    pub(crate) fn times_executed(&self, line: &str) -> usize {
         self.executed()
             .iter()
             .filter(|it| it.split_once(": ").is_some_and(|it| it.1 == line))
@@ -169,34 +168,34 @@ impl Drop for World {
 const PRIMARIES: usize = 3;
 
 /// The address of a node by its index.
-pub fn address(node: usize) -> String {
+pub(crate) fn address(node: usize) -> String {
     format!("10.0.0.{}:6379", node + 1)
 }
 
 /// What all nodes know together, and what each is told to do.
-pub struct Cluster {
-    pub scripts: [Script; PRIMARIES],
+pub(crate) struct Cluster {
+    pub(crate) scripts: [Script; PRIMARIES],
     /// Who owns a slot that has left its first owner; CLUSTER SLOTS does not know of it yet.
-    pub moved: BTreeMap<u16, usize>,
+    pub(crate) moved: BTreeMap<u16, usize>,
     /// Slots on their way to another node.
-    pub migrating: BTreeMap<u16, usize>,
+    pub(crate) migrating: BTreeMap<u16, usize>,
     /// See [`World::executed`].
-    pub executed: Vec<String>,
+    pub(crate) executed: Vec<String>,
     /// How often nodes wrote something.
-    pub writes: u64,
+    pub(crate) writes: u64,
     values: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// What one node is told to do.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
-    pub accept: Accept,
+pub(crate) struct Script {
+    pub(crate) accept: Accept,
     /// Every reply comes this much later.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
     /// The next command's reply is cut after so many bytes, by a reset.
-    pub cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
     /// Reads and answers nothing.
-    pub hangs: bool,
+    pub(crate) hangs: bool,
 }
 
 impl Default for Cluster {
@@ -214,7 +213,7 @@ impl Default for Cluster {
 
 impl Cluster {
     /// The node that owns a key.
-    pub fn owner(&self, key: &str) -> usize {
+    pub(crate) fn owner(&self, key: &str) -> usize {
         let slot = slot(key);
         self.moved.get(&slot).copied().unwrap_or_else(|| first_owner(slot))
     }

@@ -111,7 +111,7 @@ impl Scanner {
                     self.end_value();
                     Ok(len)
                 }
-                _ => self.step_value(rest, limits),
+                _ => self.step_array(rest, limits),
             },
             Expect::Payload { missing: 0, then } => match rest {
                 [b'\r', b'\n', ..] => {
@@ -130,6 +130,21 @@ impl Scanner {
                 Ok(taken)
             }
             Expect::Chunk => self.step_chunk(rest, limits),
+        }
+    }
+
+    /// Takes the header of an array of up to nine elements, or whatever else a value starts with.
+    fn step_array(&mut self, rest: &[u8], limits: &Limits) -> Result<usize, ProtocolError> {
+        match *rest {
+            [b'*', count @ b'0'..=b'9', b'\r', b'\n', ..]
+                if self.outstanding > 0 && digit(count) <= limits.max_array_len =>
+            {
+                self.searched = 0;
+                self.end_value();
+                self.owe(digit(count), 1)?;
+                Ok(4)
+            }
+            _ => self.step_value(rest, limits),
         }
     }
 

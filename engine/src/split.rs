@@ -11,6 +11,9 @@ use crate::request::Part;
 use crate::resp::{Reply, RequestFrame, encode};
 use crate::route::Place;
 
+/// Room that is made for the replies to all parts when the first one has come.
+const MOST_RESERVED: usize = 4096;
+
 /// A split command in flight.
 #[derive(Debug)]
 pub(crate) struct Split {
@@ -85,6 +88,14 @@ impl Plan {
     }
 }
 
+/// Whether a reply to a part is an error, if need be behind attributes.
+fn is_error(reply: &[u8]) -> bool {
+    match reply.first() {
+        Some(b'|') => Reply::new(reply).error_line().is_some(),
+        tag => matches!(tag, Some(b'-' | b'!')),
+    }
+}
+
 /// A key and, for MSET, its value.
 fn arguments_per_key(merge: Merge) -> usize {
     match merge {
@@ -97,7 +108,7 @@ impl Split {
     /// A command cut by `plan`; its parts are numbered as the plan encodes them.
     pub(crate) fn new(merge: Merge, plan: &Plan, policy: ReadPolicy) -> Self {
         let mut part_of_key = vec![0; plan.keys.len()];
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(plan.keys.len());
         for group in plan.groups() {
             let number = parts.len() as u32;
             for (_, key) in group {
@@ -168,18 +179,23 @@ impl Split {
 
     /// Takes in the reply to one part. Returns whether that was the last one.
     pub(crate) fn absorb(&mut self, part: u32, reply: &[u8]) -> bool {
+        let all = self.parts.len();
         let Some(part) = self.parts.get_mut(part as usize).filter(|part| !part.answered) else {
             return false;
         };
         part.answered = true;
         self.outstanding = self.outstanding.saturating_sub(1);
-        if Reply::new(reply).error_line().is_some() {
+        if is_error(reply) {
             if self.error.as_ref().is_none_or(|error| error.starts_with(b"-NOTBUSY")) {
                 self.error = Some(reply.to_vec());
             }
         } else {
             self.executed = true;
             let start = self.replies.len();
+            if start == 0 {
+                // The others will hardly be longer.
+                self.replies.reserve(reply.len().saturating_mul(all).min(MOST_RESERVED));
+            }
             self.replies.extend_from_slice(reply);
             part.reply = start..self.replies.len();
         }

@@ -50,7 +50,7 @@ pub(crate) struct Request {
     pub(crate) urgent: bool,
     /// Goes over connections on which nodes track for its client.
     pub(crate) tracked: bool,
-    /// Has gone the short way: see [`crate::proxy`].
+    /// May go the short way: see `proxy/ordinary.rs`.
     pub(crate) ordinary: bool,
     pub(crate) state: State,
     pub(crate) way: Way,
@@ -364,10 +364,10 @@ impl Request {
         }
     }
 
-    /// Whether its reply goes to its client as it is: it has gone the short way, and has not been changed
-    /// since.
+    /// Whether nothing is to be done with its replies but to hand them over, or to put them together.
     pub(crate) fn is_ordinary(&self) -> bool {
-        self.ordinary && self.extra.is_none() && matches!(self.state, State::Whole(_))
+        let is_waiting = matches!(self.state, State::Whole(_) | State::Split(_));
+        self.ordinary && self.extra.is_none() && is_waiting
     }
 
     /// Whether any of it has been executed, or may have been.
@@ -510,6 +510,7 @@ impl Requests {
         is_whole.then_some(request)
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
         let request = self.arena.remove(id)?;
         self.note_left(id, request.line, request.deadline);
@@ -530,12 +531,11 @@ impl Requests {
 
     /// No reply is waited for any more, nor does time run out.
     fn end_wait(&mut self, id: RequestId, state: State) {
+        let Some(request) = self.arena.get_mut(id) else { return };
+        self.reply_bytes -= request.reply_bytes();
+        request.state = state;
+        self.reply_bytes += request.reply_bytes();
         self.leave(id);
-        if let Some(request) = self.arena.get_mut(id) {
-            self.reply_bytes -= request.reply_bytes();
-            request.state = state;
-            self.reply_bytes += request.reply_bytes();
-        }
     }
 
     fn join(&mut self, id: RequestId, line: Line, deadline: Instant) {

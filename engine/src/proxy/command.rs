@@ -289,7 +289,10 @@ impl Proxy {
         let state = State::Split(Box::new(Split::new(merge, plan, command.policy)));
         let request = self.begin(owner, command, state, now)?;
         plan.encode_each(&command.frame, command.keys, merge, bytes, |part, bytes| {
-            self.send(SubRequestId { request, part }, bytes, now);
+            let sub_request = SubRequestId { request, part };
+            if self.send_ordinary_part(sub_request, bytes, now).is_none() {
+                self.send(sub_request, bytes, now);
+            }
         });
         Some(request)
     }
@@ -323,6 +326,10 @@ impl Proxy {
                 request.protocol = session.protocol;
                 request.identity = session.identity;
                 request.silent = session.silent;
+                request.ordinary = self.takes_short_ways
+                    && command.way == Way::Shared
+                    && !request.urgent
+                    && session.is_ordinary();
                 if session.is_tracking() {
                     request.tracked = true;
                     let tracking = session.tracking.as_ref();

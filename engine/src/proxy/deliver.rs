@@ -82,7 +82,14 @@ impl Proxy {
             self.deliver(id, &next);
             return self.buffers.recycle(next);
         }
-        let State::Split(_) = request.state else { return self.deliver(id, reply) };
+        match request.state {
+            State::Split(_) => self.take_part(sub_request, reply),
+            _ => self.deliver(id, reply),
+        }
+    }
+
+    /// Takes the reply to a part of a split command; when it is the last, the client gets the whole.
+    pub(super) fn take_part(&mut self, sub_request: SubRequestId, reply: &[u8]) {
         let whole = self.requests.absorb(sub_request, reply);
         let Some(Request { state: State::Split(split), read_only, .. }) = whole else {
             return self.bound_replies();
@@ -92,7 +99,7 @@ impl Proxy {
         if split.is_executed() && !*read_only {
             encode::extend_error(&mut merged, IN_PART);
         }
-        self.deliver(id, &merged);
+        self.deliver(sub_request.request, &merged);
         self.buffers.recycle(merged);
     }
 

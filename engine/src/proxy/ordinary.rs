@@ -10,8 +10,8 @@ use super::Proxy;
 use crate::command::CommandSpec;
 use crate::config::{Config, ReadPolicy};
 use crate::request::{Owner, Part, Request, Stage, State, SubRequestId};
-use crate::resp::RequestFrame;
-use crate::route::RouteTable;
+use crate::resp::{Protocol, RequestFrame};
+use crate::route::{Place, RouteTable};
 use crate::session::SessionId;
 use crate::time::Instant;
 use crate::upstream::{ConnectionId, Expect, Lane, Manner, Purpose};
@@ -36,49 +36,99 @@ impl Proxy {
         now: Instant,
     ) -> Option<()> {
         let key = frame.arg(spec.ordinary_key().filter(|_| self.takes_short_ways)?)?;
-        let session = self.sessions.get_mut(id).filter(|session| session.is_ordinary())?;
+        let session = self.sessions.get(id).filter(|session| session.is_ordinary())?;
         let (place, policy) = self.routes.place_key(key, spec.is_read())?;
-        let cluster = self.clusters.get_mut(place.cluster)?;
-        let node = match policy {
-            ReadPolicy::Master => cluster.owner(place.slot),
-            policy => cluster.reader(place.slot, policy, self.zone.as_deref(), now),
-        };
-        let number = (id.index() as u32).checked_rem(self.config.connections_per_node);
-        let manner = Manner { protocol: session.protocol, identity: None };
-        let lane = Lane { manner, number: number.unwrap_or_default() };
-        let connection_id = cluster.node(node?)?.shared(lane)?;
-        let connection = self.connections.get_mut(connection_id)?;
-        let unanswered = connection.pipeline.unanswered_bytes();
-        if unanswered.saturating_add(frame.bytes().len()) > self.config.limits.connection_bytes {
-            return None;
-        }
+        let protocol = session.protocol;
+        let connection =
+            self.ordinary_connection(id, protocol, place, policy, frame.bytes().len(), now)?;
 
-        if policy != ReadPolicy::Master {
-            cluster.end_turn(place.slot);
-        }
+        let part = Part { stage: Stage::Sent(connection), ..Part::at(place, policy) };
+        let mut request = Request::new(Owner::Session(id), protocol, len, State::Whole(part));
+        request.read_only = spec.is_read();
+        request.ordinary = true;
+        request.tally = Some(self.stats.begin(spec));
+        let request = self.requests.insert_waiting(request, now + self.config.op_timeout);
+        let session = self.sessions.get_mut(id)?;
         session.note_command(spec.name, now);
         if session.pending.is_empty() {
             session.epoch = self.epoch;
             session.untimed = false;
         }
-        let stage = Stage::Sent(connection_id);
-        let part = Part { stage, ..Part::at(place, policy) };
-        let mut request =
-            Request::new(Owner::Session(id), session.protocol, len, State::Whole(part));
-        request.read_only = spec.is_read();
-        request.ordinary = true;
-        request.tally = Some(self.stats.begin(spec));
-        let request = self.requests.insert_waiting(request, now + self.config.op_timeout);
         session.note_pending(request, len);
-        if connection.pipeline.is_empty() {
-            connection.silent_since = now;
-        }
-        let expect = Expect::Request(SubRequestId { request, part: 0 });
-        connection.pipeline.push(expect, frame.bytes());
         self.stats.downstream().downstream_rq_total += 1;
-        self.stats.upstream(place.cluster).upstream_rq_total += 1;
-        self.queue_write_upstream(connection_id);
+        let sub_request = SubRequestId { request, part: 0 };
+        self.push_ordinary(connection, sub_request, place, policy, frame.bytes(), now);
         Some(())
+    }
+
+    /// The same for a part of a split command that has begun.
+    pub(super) fn send_ordinary_part(
+        &mut self,
+        sub_request: SubRequestId,
+        command: &[u8],
+        now: Instant,
+    ) -> Option<()> {
+        let request = self.requests.get(sub_request.request)?;
+        if !request.is_ordinary() || request.is_overdue(now) {
+            return None;
+        }
+        let Part { cluster, slot, policy, .. } = *request.part(sub_request.part)?;
+        let place = Place { cluster, slot: slot? };
+        let (client, protocol) = (request.session()?, request.protocol);
+        let connection =
+            self.ordinary_connection(client, protocol, place, policy, command.len(), now)?;
+        let part = self.requests.get_mut(sub_request.request)?.part_mut(sub_request.part)?;
+        part.stage = Stage::Sent(connection);
+        self.push_ordinary(connection, sub_request, place, policy, command, now);
+        Some(())
+    }
+
+    /// The connection that is there, and has room, for `len` bytes of an ordinary command.
+    fn ordinary_connection(
+        &self,
+        client: SessionId,
+        protocol: Protocol,
+        place: Place,
+        policy: ReadPolicy,
+        len: usize,
+        now: Instant,
+    ) -> Option<ConnectionId> {
+        let cluster = self.clusters.get(place.cluster)?;
+        let node = match policy {
+            ReadPolicy::Master => cluster.owner(place.slot),
+            policy => cluster.reader(place.slot, policy, self.zone.as_deref(), now),
+        };
+        let number = (client.index() as u32).checked_rem(self.config.connections_per_node);
+        let manner = Manner { protocol, identity: None };
+        let lane = Lane { manner, number: number.unwrap_or_default() };
+        let id = cluster.node(node?)?.shared(lane)?;
+        let unanswered = self.connections.get(id)?.pipeline.unanswered_bytes();
+        let has_room = unanswered.saturating_add(len) <= self.config.limits.connection_bytes;
+        has_room.then_some(id)
+    }
+
+    fn push_ordinary(
+        &mut self,
+        id: ConnectionId,
+        sub_request: SubRequestId,
+        place: Place,
+        policy: ReadPolicy,
+        command: &[u8],
+        now: Instant,
+    ) {
+        if policy != ReadPolicy::Master
+            && let Some(cluster) = self.clusters.get_mut(place.cluster)
+        {
+            cluster.end_turn(place.slot);
+        }
+        if let Some(connection) = self.connections.get_mut(id) {
+            if connection.pipeline.is_empty() {
+                connection.silent_since = now;
+            }
+            connection.pipeline.push(Expect::Request(sub_request), command);
+        }
+        self.stats.upstream(place.cluster).upstream_rq_total += 1;
+        self.queue_write_upstream(id);
     }
 
     /// Hands over a reply that may take the short way; `None`: it may not, and nothing has been done.
@@ -93,15 +143,22 @@ impl Proxy {
         {
             return None;
         }
-        let SubRequestId { request: request_id, .. } = connection.pipeline.front_request()?;
-        let request = self.requests.get(request_id).filter(|request| request.is_ordinary())?;
+        let sub_request = connection.pipeline.front_request()?;
+        let request = self.requests.get(sub_request.request)?;
+        if !request.is_ordinary() {
+            return None;
+        }
+        let is_split = matches!(request.state, State::Split(_));
         let session = self.sessions.get(request.session()?)?;
         // Those before it that have come back may have been overtaken.
         if session.alone {
             return None;
         }
         connection.pipeline.pop();
-        self.hand_over(request_id, reply);
+        match is_split {
+            true => self.take_part(sub_request, reply),
+            false => self.hand_over(sub_request.request, reply),
+        }
         Some(())
     }
 }

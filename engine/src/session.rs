@@ -97,6 +97,8 @@ pub struct Session {
     pub(crate) closing: bool,
     /// An output for this session is queued already.
     pub(crate) write_queued: bool,
+    /// One is to be queued when the events at hand have been handled.
+    pub(crate) corked: bool,
 }
 
 /// What CLIENT REPLY has set.
@@ -151,6 +153,7 @@ impl Session {
             paused: false,
             closing: false,
             write_queued: false,
+            corked: false,
         }
     }
 

@@ -214,7 +214,20 @@ impl Proxy {
             session.note_answered(&request);
         }
         self.deliver_kept(session_id);
-        self.queue_write_downstream(session_id);
+        self.queue_replies(session_id);
+    }
+
+    /// Has what a client gets written: at once if nothing else is owed to it, else together with the
+    /// replies that are at hand by then, perhaps from other nodes.
+    fn queue_replies(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.pending.is_empty() {
+            self.queue_write_downstream(id);
+        } else if !session.corked {
+            session.corked = true;
+            self.flush_soon();
+            self.corked_clients.push(id);
+        }
     }
 
     /// A mirror has answered, or never will: nobody wants to know but the counters.

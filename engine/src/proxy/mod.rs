@@ -103,8 +103,9 @@ pub struct Proxy {
     /// Bytes in all clients' transactions.
     transaction_bytes: usize,
     outputs: VecDeque<Queued>,
-    /// Connections whose unwritten bytes wait for [`Self::flush`].
+    /// Connections and clients whose unwritten bytes wait for [`Self::flush`].
     corked: Vec<ConnectionId>,
+    corked_clients: Vec<SessionId>,
     /// Parked sessions that may read on.
     resumable: VecDeque<SessionId>,
     buffers: Buffers,
@@ -189,6 +190,7 @@ impl Proxy {
             now: Instant::default(),
             outputs: VecDeque::new(),
             corked: Vec::new(),
+            corked_clients: Vec::new(),
             resumable: VecDeque::new(),
             buffers: Buffers::default(),
             input_bytes: 0,
@@ -229,9 +231,16 @@ impl Proxy {
     }
 
     /// The events that were at hand have been handled: what is to be written to busy nodes is
-    /// written now, that of all clients at once. See [`Output::FlushSoon`].
+    /// written now, that of all clients at once, and to clients what all nodes have answered. See
+    /// [`Output::FlushSoon`].
     pub fn flush(&mut self) {
         self.outputs.extend(self.corked.drain(..).map(Queued::WriteUpstream));
+        while let Some(id) = self.corked_clients.pop() {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.corked = false;
+                self.queue_write_downstream(id);
+            }
+        }
     }
 
     /// When [`Self::handle_timeout`] wants to be called at the latest; `None`: not before
@@ -366,10 +375,15 @@ impl Proxy {
             self.outputs.push_back(Queued::WriteUpstream(id));
             return;
         }
-        if self.corked.is_empty() {
+        self.flush_soon();
+        self.corked.push(id);
+    }
+
+    /// Has [`Self::flush`] called, if it is not to be called already.
+    fn flush_soon(&mut self) {
+        if self.corked.is_empty() && self.corked_clients.is_empty() {
             self.outputs.push_back(Queued::FlushSoon);
         }
-        self.corked.push(id);
     }
 
     /// A slot has another owner than it was thought to have.

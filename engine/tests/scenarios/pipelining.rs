@@ -84,6 +84,25 @@ fn everything_that_one_read_brings_for_a_node_leaves_in_one_write() {
 }
 
 #[test]
+fn replies_of_several_nodes_that_come_together_reach_their_client_in_one_write() {
+    let mut driver = Driver::new(support::Chunking::Whole);
+    let client = driver.connect();
+    let keys = ["a", "b", "c"];
+    for key in keys {
+        driver.ask(client, &format!("SET {key} {key}"));
+    }
+    let before = driver.writes_to(client);
+    driver.cluster.set_all_healths(Health::Silent);
+    let pipeline: Vec<u8> = keys.iter().flat_map(|key| encode(&format!("GET {key}"))).collect();
+    driver.send(client, pipeline.repeat(2));
+    assert_eq!(driver.received(client), "");
+    driver.cluster.set_all_healths(Health::Well);
+    driver.settle();
+    assert_eq!(driver.received(client), "$1 a $1 b $1 c ".repeat(2));
+    assert_eq!(driver.writes_to(client), before + 1);
+}
+
+#[test]
 fn what_many_clients_send_to_a_busy_node_leaves_in_one_write() {
     each_chunking(|mut driver| {
         let clients: Vec<_> = (0..100).map(|_| driver.connect()).collect();

@@ -59,6 +59,8 @@ pub struct Driver {
 struct Client {
     session: Option<SessionId>,
     received: Vec<u8>,
+    /// How often the proxy has written to it.
+    writes: usize,
     closed: bool,
     paused: bool,
     unread: Vec<u8>,
@@ -166,6 +168,11 @@ impl Driver {
         String::from_utf8_lossy(&received).replace("\r\n", " ")
     }
 
+    /// How often the proxy has written to a client.
+    pub fn writes_to(&self, client: ClientId) -> usize {
+        self.clients[client.0].writes
+    }
+
     /// Sends a command and returns what comes back without time passing.
     pub fn ask(&mut self, client: ClientId, words: &str) -> String {
         self.command(client, words);
@@ -239,15 +246,17 @@ impl Driver {
     pub fn settle(&mut self) {
         self.obey();
         for _ in 0..10_000 {
-            if std::mem::take(&mut self.flush_soon) {
-                self.proxy.flush();
-                self.obey();
-            }
             let progress = self.establish() | self.exchange();
             self.obey();
-            if !progress {
+            if progress {
+                continue;
+            }
+            // What was at hand has been handled.
+            if !std::mem::take(&mut self.flush_soon) {
                 return;
             }
+            self.proxy.flush();
+            self.obey();
         }
         panic!("proxy and nodes keep each other busy for ever");
     }
@@ -362,6 +371,7 @@ impl Driver {
                     let client = client_of(&mut self.clients, session);
                     assert!(!client.closed, "a write after the close");
                     client.received.extend_from_slice(bytes);
+                    client.writes += 1;
                     if client.paused && !client.unread.is_empty() {
                         resumed.push((session, std::mem::take(&mut client.unread)));
                     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::command::{self, CommandSpec, Lookup};
-use crate::resp::{Limits, Parsed, Reply, RequestFrame, RequestParser, encode, parse_decimal};
+use crate::resp::{Reply, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::time::Instant;
 
 /// A command that may keep its connection waiting.
@@ -103,12 +103,10 @@ fn parse<'a>(
     parser: &'a mut RequestParser,
     command: &'a [u8],
 ) -> Option<(&'static CommandSpec, RequestFrame<'a>)> {
-    let Ok(Parsed::Command { .. }) = parser.parse(command, &Limits::UNBOUNDED) else {
-        return None;
-    };
-    let frame = parser.frame(command);
-    let Lookup::Known(spec) = command::lookup(&frame) else { return None };
-    Some((spec, frame))
+    match command::read_again(parser, command)? {
+        (Lookup::Known(spec), frame, _) => Some((spec, frame)),
+        _ => None,
+    }
 }
 
 fn encoded<'a>(words: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
@@ -178,6 +176,7 @@ pub(crate) fn block_option(frame: &RequestFrame<'_>) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::Limits;
 
     fn encode(words: &str) -> Vec<u8> {
         let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();

@@ -1,7 +1,7 @@
 //! From a command's name to its row.
 
 use crate::command::{COMMANDS, CommandError, CommandSpec};
-use crate::resp::RequestFrame;
+use crate::resp::{Limits, Parsed, RequestFrame, RequestParser};
 
 /// What the table knows of a frame's command.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,19 @@ pub fn lookup(frame: &RequestFrame<'_>) -> Lookup {
     } else {
         Lookup::Invalid(CommandError::Arity(spec))
     }
+}
+
+/// Looks up the first of some commands that have been read before, and are kept as bytes: its frame, and
+/// its length; `None` if there is none left.
+pub(crate) fn read_again<'a>(
+    parser: &'a mut RequestParser,
+    commands: &'a [u8],
+) -> Option<(Lookup, RequestFrame<'a>, usize)> {
+    let Ok(Parsed::Command { len }) = parser.parse(commands, &Limits::UNBOUNDED) else {
+        return None;
+    };
+    let frame = parser.frame(commands);
+    Some((lookup(&frame), frame, len))
 }
 
 /// Whether a frame is a line of HTTP. Redis takes it for the work of a web browser that was lured to its port,

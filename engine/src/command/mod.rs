@@ -20,6 +20,7 @@ mod table;
 
 pub use error::CommandError;
 pub use keys::{KeysError, keys};
+pub(crate) use lookup::read_again;
 pub use lookup::{Lookup, is_http, lookup};
 pub use spec::{
     BeginSearch, CommandSpec, FindKeys, Flags, KeyShape, KeySpec, RequestPolicy, ResponsePolicy,

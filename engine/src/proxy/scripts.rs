@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Proxy;
 use crate::command::{self, CommandSpec, Flags, Lookup};
 use crate::request::SubRequestId;
-use crate::resp::{Limits, Parsed, RequestFrame, RequestParser, encode, parse_decimal};
+use crate::resp::{Limits, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::scripts::{Digest, Scripts};
 use crate::time::Instant;
 use crate::upstream::ConnectionId;
@@ -45,12 +45,10 @@ impl Proxy {
     /// Remembers the scripts that a transaction brings, which goes to a node now.
     pub(super) fn note_scripts_of(&mut self, unit: &[u8]) {
         let (mut parser, mut read) = (RequestParser::new(), 0);
-        while let Some(rest) = unit.get(read..).filter(|rest| !rest.is_empty()) {
-            let Ok(Parsed::Command { len }) = parser.parse(rest, &Limits::UNBOUNDED) else {
-                return;
-            };
-            let frame = parser.frame(rest);
-            if let Lookup::Known(spec) = command::lookup(&frame) {
+        while let Some(rest) = unit.get(read..)
+            && let Some((command, frame, len)) = command::read_again(&mut parser, rest)
+        {
+            if let Lookup::Known(spec) = command {
                 self.note_script(spec, &frame);
             }
             read += len;

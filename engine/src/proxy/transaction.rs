@@ -8,7 +8,7 @@ use crate::command::{
 use crate::config::ReadPolicy;
 use crate::pubsub::TopicKind;
 use crate::request::{Leave, Owner, Part, State, SubRequestId, Way};
-use crate::resp::{Limits, Parsed, RequestParser, encode};
+use crate::resp::{RequestParser, encode};
 use crate::route::{Place, shared_place};
 use crate::session::SessionId;
 use crate::time::Instant;
@@ -282,11 +282,7 @@ impl Proxy {
     /// The proxy's own reply to a command of a transaction.
     fn capture(&mut self, id: SessionId, command: &[u8], now: Instant) -> Vec<u8> {
         let mut parser = RequestParser::new();
-        let Ok(Parsed::Command { len }) = parser.parse(command, &Limits::UNBOUNDED) else {
-            return Vec::new();
-        };
-        let frame = parser.frame(command);
-        if let Lookup::Known(spec) = command::lookup(&frame)
+        if let Some((Lookup::Known(spec), frame, len)) = command::read_again(&mut parser, command)
             && let Support::Local(local) = spec.support_for(&frame)
         {
             self.captured = Some(Vec::new());

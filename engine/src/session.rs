@@ -97,7 +97,7 @@ pub struct Session {
     pub(crate) closing: bool,
     /// An output for this session is queued already.
     pub(crate) write_queued: bool,
-    /// One is to be queued when the events at hand have been handled.
+    /// One is to be queued when the events at hand have been handled, if it is owed more by then.
     pub(crate) corked: bool,
 }
 

@@ -217,16 +217,28 @@ impl Proxy {
         self.queue_replies(session_id);
     }
 
-    /// Has what a client gets written: at once if nothing else is owed to it, else together with the
-    /// replies that are at hand by then, perhaps from other nodes.
+    /// Has what a client gets written: at once if nothing else is owed to it, else with what else this
+    /// event brings for it, and the events at hand.
     fn queue_replies(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.pending.is_empty() {
             self.queue_write_downstream(id);
         } else if !session.corked {
             session.corked = true;
-            self.flush_soon();
-            self.corked_clients.push(id);
+            self.partly_answered.push(id);
+        }
+    }
+
+    /// Ends an event: clients that have been answered all by now are written to already, others wait for
+    /// the replies that are at hand, perhaps from other nodes.
+    pub(super) fn cork_clients(&mut self) {
+        while let Some(id) = self.partly_answered.pop() {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            session.corked = !session.pending.is_empty() && !session.output.is_empty();
+            if session.corked {
+                self.flush_soon();
+                self.corked_clients.push(id);
+            }
         }
     }
 

@@ -106,6 +106,8 @@ pub struct Proxy {
     /// Connections and clients whose unwritten bytes wait for [`Self::flush`].
     corked: Vec<ConnectionId>,
     corked_clients: Vec<SessionId>,
+    /// Clients that have been answered in this event, but are owed more.
+    partly_answered: Vec<SessionId>,
     /// Parked sessions that may read on.
     resumable: VecDeque<SessionId>,
     buffers: Buffers,
@@ -191,6 +193,7 @@ impl Proxy {
             outputs: VecDeque::new(),
             corked: Vec::new(),
             corked_clients: Vec::new(),
+            partly_answered: Vec::new(),
             resumable: VecDeque::new(),
             buffers: Buffers::default(),
             input_bytes: 0,
@@ -259,6 +262,9 @@ impl Proxy {
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output<'_>> {
         let queued = loop {
+            if self.outputs.is_empty() {
+                self.cork_clients();
+            }
             let queued = self.outputs.pop_front()?;
             if self.is_current(&queued) {
                 break queued;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::proxy::start;
 use crate::support::{Client, Exchange, StopOnDrop, Workload, command, exchange, slot};
 use anyhow::{Context, Result};
 use slotmesh_testbed::wait::{Probe, until};
@@ -16,12 +17,6 @@ use slotmesh_testbed::{
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn start() -> (RedisCluster, Envoy) {
-    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-    let envoy = Envoy::start(EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds())));
-    (cluster, envoy.unwrap())
-}
 
 #[test]
 fn redis_cli_walks_through_sharding() {

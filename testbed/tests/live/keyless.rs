@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::support::Client;
+use crate::support::proxy::start;
 use redis::{Commands, Connection, FromRedisValue, InfoDict, RedisResult, Value};
 use slotmesh_testbed::wait::{Probe, until};
-use slotmesh_testbed::{ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster};
+use slotmesh_testbed::{Envoy, RedisCluster};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -19,9 +20,8 @@ struct Proxy {
 
 impl Proxy {
     fn start() -> Self {
-        let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-        let options = EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds()));
-        Self { envoy: Envoy::start(options).unwrap(), cluster }
+        let (cluster, envoy) = start();
+        Self { cluster, envoy }
     }
 
     fn connect(&self, query: &str) -> Connection {

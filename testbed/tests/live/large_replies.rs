@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::proxy::start;
 use slotmesh_testbed::wire::{RawClient, command};
-use slotmesh_testbed::{ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster};
 
 const REPLY: usize = 48 * 1024 * 1024;
 const CLIENTS: usize = 8;
@@ -17,9 +17,7 @@ const GROWTH_KIB: u64 = 64 * 1024;
 
 #[test]
 fn large_replies_pass_through_and_clients_that_leave_in_the_middle_of_one_disturb_nobody() {
-    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-    let config = PluginConfig::from_seeds(&cluster.seeds());
-    let envoy = Envoy::start(EnvoyOptions::new(config)).unwrap();
+    let (_cluster, envoy) = start();
     let mut client = RawClient::connect(envoy.addr()).unwrap();
     // Zeroes, made by the node itself.
     let last = (REPLY - 1).to_string();

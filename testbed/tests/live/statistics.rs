@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::proxy::start;
 use crate::support::{Client, command};
 use slotmesh_testbed::wait::{Probe, until};
-use slotmesh_testbed::{ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,9 +29,7 @@ fn check_exposition(text: &str) {
 
 #[test]
 fn known_traffic_is_counted_exactly_over_all_workers() {
-    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-    let config = PluginConfig::from_seeds(&cluster.seeds());
-    let envoy = Envoy::start(EnvoyOptions::new(config)).unwrap();
+    let (_cluster, envoy) = start();
     let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(envoy.addr())).collect();
     for client in &mut clients {
         assert_eq!(client.call(&["SET", "a", "1"]), b"+OK\r\n");

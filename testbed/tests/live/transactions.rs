@@ -7,21 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crate::support::proxy::start;
 use crate::support::slot;
 use redis::{Commands, Connection, ErrorKind, RedisError, Value};
+use slotmesh_testbed::RedisServer;
 use slotmesh_testbed::wait::{Probe, until};
-use slotmesh_testbed::{
-    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, RedisCluster, RedisServer,
-};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn start() -> (RedisCluster, Envoy) {
-    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-    let envoy = Envoy::start(EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds())));
-    (cluster, envoy.unwrap())
-}
 
 fn connect(addr: SocketAddr) -> Connection {
     redis::Client::open(format!("redis://{addr}")).unwrap().get_connection().unwrap()

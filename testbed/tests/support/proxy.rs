@@ -1,4 +1,4 @@
-//! A cluster of six nodes with Envoy before it, for all tests of a program.
+//! A cluster of six nodes with Envoy before it, for one test or for all of a program.
 
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,6 +13,13 @@ use slotmesh_testbed::{
 /// Time for one program; it needs seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A cluster of six nodes with Envoy before it, for one test alone.
+pub(crate) fn start() -> (RedisCluster, Envoy) {
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let envoy = Envoy::start(EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds())));
+    (cluster, envoy.unwrap())
+}
+
 /// A cluster with Envoy before it.
 pub(crate) struct Proxy {
     pub(crate) envoy: Envoy,
@@ -25,9 +32,8 @@ impl Proxy {
         static SHARED: Mutex<Weak<Proxy>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
-            let options = EnvoyOptions::new(PluginConfig::from_seeds(&cluster.seeds()));
-            let proxy = Arc::new(Self { envoy: Envoy::start(options).unwrap(), cluster });
+            let (cluster, envoy) = start();
+            let proxy = Arc::new(Self { envoy, cluster });
             *shared = Arc::downgrade(&proxy);
             proxy
         })

@@ -514,9 +514,7 @@ impl Requests {
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
         let request = self.arena.remove(id)?;
         self.note_left(id, request.line, request.deadline);
-        if matches!(request.state, State::Answered(_) | State::Split(_)) {
-            self.reply_bytes -= request.reply_bytes();
-        }
+        self.reply_bytes -= request.reply_bytes();
         Some(request)
     }
 

@@ -237,6 +237,14 @@ impl Session {
         }
     }
 
+    /// A command is about to begin in this epoch of the topology.
+    pub(crate) fn begin_in(&mut self, epoch: u64) {
+        if self.pending.is_empty() {
+            self.epoch = epoch;
+            self.untimed = false;
+        }
+    }
+
     /// Counts a command that has begun to wait for its reply.
     pub(crate) fn note_pending(&mut self, id: RequestId, len: usize) {
         self.pending.push_back(id);

@@ -134,22 +134,30 @@ impl Cluster {
         self.nodes.get(self.owner(slot)?.position()).map(|node| &node.address)
     }
 
-    /// The node that answers a read of `slot` under `policy`; `zone` is ours. The same one until
-    /// [`Self::end_turn`].
-    pub(crate) fn reader(
+    /// The node that answers a command for `slot` under `policy`, which for whatever writes is
+    /// [`ReadPolicy::Master`]; `zone` is ours. The same one until [`Self::end_turn`].
+    #[inline]
+    pub(crate) fn node_for(
         &self,
         slot: Slot,
         policy: ReadPolicy,
         zone: Option<&str>,
         now: Instant,
     ) -> Option<NodeIndex> {
+        if policy == ReadPolicy::Master {
+            return self.owner(slot);
+        }
         let shard = *self.slots.get(usize::from(slot.number()))?;
         let shard = self.shards.get(usize::from(shard))?;
         Some(shard.reader(policy, &self.nodes, zone, now))
     }
 
-    /// The next read of `slot` is for the next of the nodes that may answer it.
-    pub(crate) fn end_turn(&mut self, slot: Slot) {
+    /// The next read of `slot` is for the next of the nodes that may answer it under `policy`.
+    #[inline]
+    pub(crate) fn end_turn(&mut self, slot: Slot, policy: ReadPolicy) {
+        if policy == ReadPolicy::Master {
+            return;
+        }
         let shard = self.slots.get(usize::from(slot.number())).copied().unwrap_or(NOBODY);
         if let Some(shard) = self.shards.get_mut(usize::from(shard)) {
             shard.end_turn();

@@ -38,14 +38,7 @@ fn hash_tag(key: &[u8]) -> &[u8] {
         ..=SHORT_KEY => key.iter().position(|byte| *byte == b'{'),
         _ => memchr::memchr(b'{', key),
     };
-    match open {
-        Some(open) => tag_behind(key, open),
-        None => key,
-    }
-}
-
-/// The tag that begins behind the brace at `open`.
-fn tag_behind(key: &[u8], open: usize) -> &[u8] {
+    let Some(open) = open else { return key };
     let after = key.get(open + 1..).unwrap_or_default();
     match memchr::memchr(b'}', after) {
         Some(length) if length > 0 => after.get(..length).unwrap_or(key),

@@ -37,10 +37,12 @@ impl Proxy {
         len: usize,
         now: Instant,
     ) -> Taken {
+        if let Lookup::Known(spec) = lookup
+            && self.send_ordinary(id, spec, frame, len, now).is_some()
+        {
+            return Taken::Ordinary;
+        }
         let spec = match lookup {
-            Lookup::Known(spec) if self.send_ordinary(id, spec, frame, len, now).is_some() => {
-                return Taken::Ordinary;
-            }
             Lookup::Known(spec) => spec,
             Lookup::Unknown | Lookup::Invalid(CommandError::UnknownCommand)
                 if command::is_http(frame) =>
@@ -319,10 +321,7 @@ impl Proxy {
         match owner {
             Owner::Session(id) => {
                 let session = self.sessions.get_mut(id)?;
-                if session.pending.is_empty() {
-                    session.epoch = self.epoch;
-                    session.untimed = false;
-                }
+                session.begin_in(self.epoch);
                 request.protocol = session.protocol;
                 request.identity = session.identity;
                 request.silent = session.silent;

@@ -42,11 +42,10 @@ impl Proxy {
         let node = match (slot, policy) {
             (None, ReadPolicy::Master) => cluster.home(now),
             (None, _) => cluster.any_primary(&mut self.rng),
-            (Some(slot), ReadPolicy::Master) => cluster.owner(slot),
             (Some(slot), policy) => {
-                let reader = cluster.reader(slot, policy, self.zone.as_deref(), now);
-                cluster.end_turn(slot);
-                reader
+                let node = cluster.node_for(slot, policy, self.zone.as_deref(), now);
+                cluster.end_turn(slot, policy);
+                node
             }
         };
         match node {
@@ -72,13 +71,8 @@ impl Proxy {
         now: Instant,
     ) {
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
-        let number = match request.owner {
-            // A client keeps to its lane, and a mirror to one: order is kept.
-            Owner::Session(session) => session.index() as u32,
-            Owner::Mirror(_) => 0,
-        };
         let lanes = self.config.connections_per_node;
-        let number = number.checked_rem(lanes).unwrap_or_default();
+        let number = lane_number(request.owner, lanes);
         if let Way::Watch(given) = &mut request.way {
             *given = leave;
         }
@@ -349,14 +343,13 @@ impl Proxy {
             true => &eval,
             false => command,
         };
-        let unanswered = connection.pipeline.unanswered_bytes();
         if let Owner::Mirror(_) = request.owner
-            && unanswered.saturating_add(command.len()) > self.config.limits.mirror_bytes
+            && !connection.has_room(command.len(), self.config.limits.mirror_bytes)
         {
             self.stats.upstream(connection.cluster).mirror_dropped_overflow += 1;
             return self.deliver(sub_request.request, b"");
         }
-        if unanswered.saturating_add(command.len()) > self.config.limits.connection_bytes {
+        if !connection.has_room(command.len(), self.config.limits.connection_bytes) {
             let text = connection.crowded();
             return self.fail(sub_request, &text);
         }
@@ -396,4 +389,14 @@ impl Proxy {
         self.suspend_blocked(id);
         self.note_untracked(sub_request, leave);
     }
+}
+
+/// Which of so many lanes the commands of this owner take. A client keeps to its lane, and a mirror to one:
+/// order is kept.
+pub(super) fn lane_number(owner: Owner, lanes: u32) -> u32 {
+    let number = match owner {
+        Owner::Session(session) => session.index() as u32,
+        Owner::Mirror(_) => 0,
+    };
+    number.checked_rem(lanes).unwrap_or_default()
 }

@@ -7,6 +7,7 @@
 //! way up may take the long way back.
 
 use super::Proxy;
+use super::dispatch::lane_number;
 use crate::command::CommandSpec;
 use crate::config::{Config, ReadPolicy};
 use crate::request::{Owner, Part, Request, Stage, State, SubRequestId};
@@ -50,10 +51,7 @@ impl Proxy {
         let request = self.requests.insert_waiting(request, now + self.config.op_timeout);
         let session = self.sessions.get_mut(id)?;
         session.note_command(spec.name, now);
-        if session.pending.is_empty() {
-            session.epoch = self.epoch;
-            session.untimed = false;
-        }
+        session.begin_in(self.epoch);
         session.note_pending(request, len);
         self.stats.downstream().downstream_rq_total += 1;
         let sub_request = SubRequestId { request, part: 0 };
@@ -94,17 +92,12 @@ impl Proxy {
         now: Instant,
     ) -> Option<ConnectionId> {
         let cluster = self.clusters.get(place.cluster)?;
-        let node = match policy {
-            ReadPolicy::Master => cluster.owner(place.slot),
-            policy => cluster.reader(place.slot, policy, self.zone.as_deref(), now),
-        };
-        let number = (client.index() as u32).checked_rem(self.config.connections_per_node);
-        let manner = Manner { protocol, identity: None };
-        let lane = Lane { manner, number: number.unwrap_or_default() };
-        let id = cluster.node(node?)?.shared(lane)?;
-        let unanswered = self.connections.get(id)?.pipeline.unanswered_bytes();
-        let has_room = unanswered.saturating_add(len) <= self.config.limits.connection_bytes;
-        has_room.then_some(id)
+        let node = cluster.node_for(place.slot, policy, self.zone.as_deref(), now)?;
+        let number = lane_number(Owner::Session(client), self.config.connections_per_node);
+        let lane = Lane { manner: Manner { protocol, identity: None }, number };
+        let id = cluster.node(node)?.shared(lane)?;
+        let connection = self.connections.get(id)?;
+        connection.has_room(len, self.config.limits.connection_bytes).then_some(id)
     }
 
     fn push_ordinary(
@@ -116,10 +109,8 @@ impl Proxy {
         command: &[u8],
         now: Instant,
     ) {
-        if policy != ReadPolicy::Master
-            && let Some(cluster) = self.clusters.get_mut(place.cluster)
-        {
-            cluster.end_turn(place.slot);
+        if let Some(cluster) = self.clusters.get_mut(place.cluster) {
+            cluster.end_turn(place.slot, policy);
         }
         if let Some(connection) = self.connections.get_mut(id) {
             if connection.pipeline.is_empty() {

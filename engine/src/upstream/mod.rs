@@ -159,6 +159,11 @@ impl Connection {
         connection
     }
 
+    /// Whether `len` bytes more may wait on it, where `most` may in all.
+    pub(crate) fn has_room(&self, len: usize, most: usize) -> bool {
+        self.pipeline.unanswered_bytes().saturating_add(len) <= most
+    }
+
     /// Why no further command may wait on it.
     pub(crate) fn crowded(&self) -> String {
         let unanswered = self.pipeline.unanswered_bytes();

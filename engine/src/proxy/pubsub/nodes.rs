@@ -342,8 +342,8 @@ impl Proxy {
         }
     }
 
-    /// A node will not have a subscription, or there is no room to ask: whoever waits for it is told so, and whoever had it
-    /// hopes on.
+    /// A node will not have a subscription, or there is no room to ask: whoever waits for it is told
+    /// so, and whoever had it hopes on.
     fn refuse_subscription(&mut self, topic: SubscriptionId, error: &[u8], now: Instant) {
         let Some(subscription) = self.pubsub.get_mut(topic) else { return };
         let waiting = std::mem::take(&mut subscription.waiting);

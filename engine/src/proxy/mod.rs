@@ -1,9 +1,11 @@
 //! The owner of everything: sessions, requests, connections, clusters.
 //!
 //! Its parts follow the way of the bytes: `downstream` reads commands, `command` makes requests of
-//! them, `local` answers some itself, `identity` has nodes say who a client may be, `pubsub` those about messages, `keyless` says where those without
-//! keys go, `dispatch` sends them to nodes, `upstream` takes in what nodes answer, `deliver` puts
-//! replies in order, `relay` hands large ones on as they come, `refresh` keeps the topology fresh.
+//! them, `local` answers some itself, `identity` has nodes say who a client may be, `pubsub` those
+//! about messages, `keyless` says where those without keys go, `dispatch` sends them to nodes,
+//! `upstream` takes in what nodes answer, `redirection` follows nodes that send a command elsewhere,
+//! `deliver` puts replies in order, `relay` hands large ones on as they come, `refresh` keeps the
+//! topology fresh.
 
 mod client;
 mod command;
@@ -20,6 +22,7 @@ mod local;
 mod mirror;
 mod ordinary;
 mod pubsub;
+mod redirection;
 mod refresh;
 mod relay;
 mod scripts;

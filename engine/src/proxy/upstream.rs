@@ -1,22 +1,15 @@
-//! From a node's bytes to replies, redirections and retries.
+//! From a node's bytes to replies and retries.
 
 use std::ops::Range;
 
 use super::Proxy;
-use crate::cluster::{Cluster, ErrorReply, Redirection, parse_epoch, parse_zone};
-use crate::config::ReadPolicy;
+use crate::cluster::{Cluster, ErrorReply, parse_epoch, parse_zone};
 use crate::identity::Login;
 use crate::output::{LogLevel, Queued};
-use crate::request::{Leave, SubRequestId, Way};
+use crate::request::{SubRequestId, Way};
 use crate::resp::{Limits, Reply};
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
-
-/// A command that nodes have sent on this often waits before it follows them further.
-const REDIRECTIONS: u8 = 5;
-
-/// What Redis says to a command whose keys it cannot find in one node while their slot moves.
-const TRYAGAIN: &[u8] = b"TRYAGAIN Multiple keys request during rehashing of slot";
 
 /// Whether a connection is still there after a reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -282,113 +275,6 @@ impl Proxy {
         self.take_reply(sub_request, reply);
     }
 
-    /// Follows an error that means "not executed here".
-    fn send_elsewhere(
-        &mut self,
-        from: ConnectionId,
-        sub_request: SubRequestId,
-        error: ErrorReply,
-        reply: &[u8],
-        command: &[u8],
-        now: Instant,
-    ) {
-        if let (ErrorReply::Moved(_) | ErrorReply::Ask(_), false) =
-            (&error, self.config.enable_redirection)
-        {
-            return self.take_reply(sub_request, reply);
-        }
-        let request = self.requests.get(sub_request.request);
-        if request.is_some_and(|request| request.way == Way::WatchedExec) {
-            return self.fail_watched(sub_request);
-        }
-        let Some(cluster) = self.connections.get(from).map(|from| from.cluster) else { return };
-        self.stats.upstream(cluster).upstream_rq_retry += 1;
-        let is_ask = matches!(error, ErrorReply::Ask(_));
-        let followed = match error {
-            ErrorReply::Moved(to) => {
-                self.stats.upstream(cluster).redirect_moved += 1;
-                self.follow(from, sub_request, &to, Leave::Owner, command, now)
-            }
-            ErrorReply::Ask(to) => {
-                self.stats.upstream(cluster).redirect_ask += 1;
-                self.follow(from, sub_request, &to, Leave::Asked, command, now)
-            }
-            ErrorReply::NotNow => self.read_elsewhere(from, sub_request, command, now),
-            ErrorReply::Final => None,
-        };
-        if followed.is_none() {
-            if let Some(request) = self.requests.get_mut(sub_request.request) {
-                let text = reply.strip_prefix(b"-").unwrap_or(reply);
-                let text = text.strip_suffix(b"\r\n").unwrap_or(text);
-                request.extra_mut().refusal = if is_ask { TRYAGAIN } else { text }.to_vec();
-            }
-            if let Some(cluster) = self.cluster_of(from) {
-                cluster.refresh.hurry(now);
-            }
-            self.hold(sub_request, command, now);
-        }
-    }
-
-    /// Sends a command where a redirection points; `None` if that is to be tried later.
-    fn follow(
-        &mut self,
-        from: ConnectionId,
-        sub_request: SubRequestId,
-        to: &Redirection,
-        leave: Leave,
-        command: &[u8],
-        now: Instant,
-    ) -> Option<()> {
-        let target = to.target(&self.connections.get(from)?.address)?;
-        let request = self.requests.get(sub_request.request)?;
-        let several_keys = request.part(sub_request.part)?.several_keys;
-        if leave == Leave::Asked && several_keys {
-            // Some of them may still be here, where commands behind this one would be served.
-            if self.is_followed(sub_request) {
-                return None;
-            }
-            self.keep_alone(sub_request);
-        }
-        let part = self.requests.get_mut(sub_request.request)?.part_mut(sub_request.part)?;
-        part.redirections += 1;
-        if part.redirections > REDIRECTIONS {
-            return None;
-        }
-        let cluster = self.cluster_of(from)?;
-        cluster.refresh.note_redirection(now, &cluster.config);
-        let Some(node) = cluster.find_or_learn(&target) else {
-            let cluster = self.connections.get(from)?.cluster;
-            self.stats.upstream(cluster).max_upstream_unknown_connections_reached += 1;
-            return None;
-        };
-        if leave == Leave::Owner && cluster.learn(to.slot, &target)? {
-            self.note_new_owners();
-        }
-        self.send_to(node, sub_request, command, leave, now);
-        Some(())
-    }
-
-    /// Sends a read that a node cannot serve now to another one that may; `None` if it is no such
-    /// read, or enough have been tried.
-    fn read_elsewhere(
-        &mut self,
-        from: ConnectionId,
-        sub_request: SubRequestId,
-        command: &[u8],
-        now: Instant,
-    ) -> Option<()> {
-        let request = self.requests.waiting(sub_request.request)?;
-        let part = request.part_mut(sub_request.part)?;
-        part.redirections += 1;
-        if part.policy == ReadPolicy::Master || part.redirections > REDIRECTIONS {
-            return None;
-        }
-        let Purpose::Shared(node, _) = self.connections.get(from)?.purpose else { return None };
-        self.cluster_of(from)?.node_mut(node)?.note_refusal(now);
-        self.send(sub_request, command, now);
-        Some(())
-    }
-
     /// A node that refuses the credentials executes nothing: whatever was to follow is told so.
     fn handle_login(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Fate {
         let Some(error) = Reply::new(reply).error_line() else { return Fate::Kept };
@@ -580,7 +466,7 @@ impl Proxy {
         }
     }
 
-    fn cluster_of(&mut self, id: ConnectionId) -> Option<&mut Cluster> {
+    pub(super) fn cluster_of(&mut self, id: ConnectionId) -> Option<&mut Cluster> {
         let cluster = self.connections.get(id)?.cluster;
         self.clusters.get_mut(cluster)
     }

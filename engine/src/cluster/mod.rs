@@ -5,8 +5,10 @@ mod redirect;
 mod refresh;
 mod shard;
 mod slot;
+mod takeover;
 mod topology;
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 pub use address::Address;
@@ -15,6 +17,7 @@ use refresh::VIEWS;
 pub(crate) use refresh::{Outcome, Refresh};
 use shard::Shard;
 pub use slot::{SLOTS, Slot};
+use takeover::Takeover;
 pub(crate) use topology::{Topology, parse_epoch, parse_zone};
 
 use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
@@ -42,10 +45,25 @@ pub(crate) struct Cluster {
     shards: Vec<Shard>,
     /// Some topology has been installed: `slots` is worth asking.
     known: bool,
+    /// The highest epoch that a topology came with.
+    epoch: u64,
+    /// What is known ahead of the topology.
+    takeovers: Vec<Takeover>,
     nodes: Vec<Node>,
     /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
     /// ever new addresses is not followed further.
     unknown_nodes: usize,
+}
+
+/// What a MOVED has told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum News {
+    /// Nothing that was not known.
+    None,
+    /// One slot is elsewhere.
+    Slot,
+    /// A whole shard has another primary.
+    Shard,
 }
 
 /// Names a node within its cluster, for as long as the node is in the topology or connected.
@@ -91,11 +109,13 @@ impl Cluster {
             slots: vec![NOBODY; SLOTS],
             shards: Vec::new(),
             known: false,
+            epoch: 0,
+            takeovers: Vec::new(),
             nodes: Vec::new(),
             unknown_nodes,
         };
         if let Some(topology) = server {
-            cluster.install(&topology);
+            cluster.install(&topology, Instant::default());
         }
         cluster
     }
@@ -126,6 +146,7 @@ impl Cluster {
         };
         shard.primary = heir;
         shard.replicas.retain(|replica| *replica != heir);
+        self.unite(heir);
         true
     }
 
@@ -220,8 +241,9 @@ impl Cluster {
         self.nodes.get_mut(index.position())
     }
 
-    /// Installs what a node answered to CLUSTER SLOTS. Returns whether any slot changed hands.
-    pub(crate) fn install(&mut self, topology: &Topology) -> bool {
+    /// Installs what a node answered to CLUSTER SLOTS, and what is known that it cannot know yet.
+    /// Returns whether any slot changed hands.
+    pub(crate) fn install(&mut self, topology: &Topology, now: Instant) -> bool {
         for node in &mut self.nodes {
             node.member = false;
             node.unknown = false;
@@ -242,6 +264,7 @@ impl Cluster {
                 slots.fill(shard);
             }
         }
+        self.uphold_takeovers(&mut shards, topology.epoch, now);
         let owner = |slots: &[u16], shards: &[Shard], slot: usize| {
             shards.get(usize::from(*slots.get(slot)?)).map(|shard| shard.primary)
         };
@@ -250,25 +273,28 @@ impl Cluster {
         self.slots = slots;
         self.shards = shards;
         self.known = true;
+        self.epoch = self.epoch.max(topology.epoch);
         changed
     }
 
-    /// Learns from a MOVED that `slot` lives at `address`. Returns whether that was news; `None`
-    /// when too many unknown nodes have been learnt already.
-    pub(crate) fn learn(&mut self, slot: Slot, address: &Address) -> Option<bool> {
-        let node = self.find_or_learn(address)?;
+    /// Learns from a MOVED of the node at `from` that `slot` lives at `to`; `None` when too many
+    /// unknown nodes have been learnt already.
+    pub(crate) fn learn(
+        &mut self,
+        slot: Slot,
+        from: &Address,
+        to: &Address,
+        now: Instant,
+    ) -> Option<(NodeIndex, News)> {
+        let node = self.find_or_learn(to)?;
         if self.owner(slot) == Some(node) {
-            return Some(false);
+            return Some((node, News::None));
         }
-        let shard = match self.shards.iter().position(|shard| shard.primary == node) {
-            Some(shard) => shard,
-            None => {
-                self.shards.push(Shard::new(node, Vec::new()));
-                self.shards.len() - 1
-            }
-        };
-        *self.slots.get_mut(usize::from(slot.number()))? = u16::try_from(shard).ok()?;
-        Some(true)
+        if self.take_back(slot, from, node) || self.take_over(slot, from, node, now) {
+            return Some((node, News::Shard));
+        }
+        self.assign(slot, node)?;
+        Some((node, News::Slot))
     }
 
     /// The node at `address`, learnt now if need be; `None` when too many unknown nodes have been
@@ -329,6 +355,43 @@ impl Cluster {
         node.zone = zone.or_else(|| node.zone.take());
         node.member = true;
         Some(index)
+    }
+
+    /// Moves a slot alone to the shard of this primary; `None`: there are too many shards.
+    fn assign(&mut self, slot: Slot, primary: NodeIndex) -> Option<()> {
+        let known = self.shards.iter().position(|shard| shard.primary == primary);
+        let shard = known.unwrap_or_else(|| {
+            self.shards.push(Shard::new(primary, Vec::new()));
+            self.shards.len() - 1
+        });
+        *self.slots.get_mut(usize::from(slot.number()))? = u16::try_from(shard).ok()?;
+        Some(())
+    }
+
+    /// Makes one shard of those that have this primary.
+    fn unite(&mut self, primary: NodeIndex) {
+        let mut theirs = (0..self.shards.len())
+            .filter(|at| self.shards.get(*at).is_some_and(|shard| shard.primary == primary));
+        let Some(first) = theirs.next() else { return };
+        let others: Vec<_> = theirs.collect();
+        for other in others.into_iter().rev() {
+            let gone = self.shards.remove(other);
+            if let Some(shard) = self.shards.get_mut(first) {
+                shard.replicas.extend(gone.replicas);
+            }
+            for slot in self.slots.iter_mut().filter(|slot| **slot != NOBODY) {
+                match usize::from(*slot).cmp(&other) {
+                    Ordering::Less => {}
+                    Ordering::Equal => *slot = first as u16,
+                    Ordering::Greater => *slot -= 1,
+                }
+            }
+        }
+    }
+
+    fn shard_mut(&mut self, slot: Slot) -> Option<&mut Shard> {
+        let shard = *self.slots.get(usize::from(slot.number()))?;
+        self.shards.get_mut(usize::from(shard))
     }
 
     fn find(&self, address: &Address, of: impl Fn(&Node) -> bool) -> Option<NodeIndex> {
@@ -458,6 +521,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    const NOW: Instant = Instant::from_nanos(1);
+
     fn cluster() -> Cluster {
         let json = br#"{"settings": {"op_timeout": "1s"},
             "prefix_routes": {"catch_all_route": {"cluster": "c"}},
@@ -481,6 +546,12 @@ mod tests {
         Topology { ranges, epoch: 0 }
     }
 
+    /// What a MOVED for slot 7 by its node a:1 tells.
+    fn learn(cluster: &mut Cluster, to: &str) -> Option<News> {
+        let (slot, from) = (Slot::new(7).unwrap(), address("a:1"));
+        cluster.learn(slot, &from, &address(to), NOW).map(|(_, news)| news)
+    }
+
     fn owner(cluster: &Cluster, slot: u16) -> String {
         let owner = cluster.owner(Slot::new(slot).unwrap()).unwrap();
         cluster.nodes[owner.position()].address.to_string()
@@ -491,11 +562,11 @@ mod tests {
         let mut cluster = cluster();
         assert!(!cluster.is_known());
         let halves = topology(&[(0, 8191, "a:1"), (8192, 16383, "b:1")]);
-        assert!(cluster.install(&halves));
-        assert!(!cluster.install(&halves));
+        assert!(cluster.install(&halves, NOW));
+        assert!(!cluster.install(&halves, NOW));
         assert_eq!(owner(&cluster, 8191), "a:1");
         assert_eq!(owner(&cluster, 8192), "b:1");
-        assert!(cluster.install(&topology(&[(0, 16383, "b:1")])));
+        assert!(cluster.install(&topology(&[(0, 16383, "b:1")]), NOW));
         assert_eq!(owner(&cluster, 0), "b:1");
     }
 
@@ -504,7 +575,7 @@ mod tests {
         let mut cluster = cluster();
         let now = Instant::default();
         assert_eq!(cluster.home(now), None);
-        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]));
+        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]), NOW);
         let home = |cluster: &Cluster| {
             cluster.nodes[cluster.home(now).unwrap().position()].address.to_string()
         };
@@ -522,19 +593,18 @@ mod tests {
             cluster.lowest_slots().into_iter().map(Slot::number).collect()
         };
         assert_eq!(lowest(&cluster), [0], "nobody owns any");
-        cluster.install(&topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]));
+        cluster.install(&topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]), NOW);
         assert_eq!(lowest(&cluster), [0, 10]);
-        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]));
+        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]), NOW);
         assert_eq!(lowest(&cluster), [0, 5, 10]);
     }
 
     #[test]
     fn a_moved_slot_is_learnt_once() {
         let mut cluster = cluster();
-        cluster.install(&topology(&[(0, 16383, "a:1")]));
-        let slot = Slot::new(7).unwrap();
-        assert_eq!(cluster.learn(slot, &address("b:1")), Some(true));
-        assert_eq!(cluster.learn(slot, &address("b:1")), Some(false));
+        cluster.install(&topology(&[(0, 16383, "a:1")]), NOW);
+        assert_eq!(learn(&mut cluster, "b:1"), Some(News::Slot));
+        assert_eq!(learn(&mut cluster, "b:1"), Some(News::None));
         assert_eq!(owner(&cluster, 7), "b:1");
         assert_eq!(owner(&cluster, 8), "a:1");
     }
@@ -542,20 +612,19 @@ mod tests {
     #[test]
     fn redirections_to_ever_new_nodes_are_followed_a_hundred_times_per_topology() {
         let mut cluster = cluster();
-        let slot = Slot::new(7).unwrap();
         for port in 1..=100 {
-            assert!(cluster.learn(slot, &Address::new("evil", port).unwrap()).is_some());
+            assert_eq!(learn(&mut cluster, &format!("evil:{port}")), Some(News::Slot));
         }
-        assert_eq!(cluster.learn(slot, &address("evil:101")), None);
-        cluster.install(&topology(&[(0, 16383, "a:1")]));
-        assert_eq!(cluster.learn(slot, &address("evil:101")), Some(true));
+        assert_eq!(learn(&mut cluster, "evil:101"), None);
+        cluster.install(&topology(&[(0, 16383, "a:1")]), NOW);
+        assert_eq!(learn(&mut cluster, "evil:101"), Some(News::Slot));
     }
 
     #[test]
     fn the_place_of_a_departed_node_is_taken_by_the_next() {
         let mut cluster = cluster();
         for round in 0..1000 {
-            cluster.install(&topology(&[(0, 16383, &format!("node-{round}:1"))]));
+            cluster.install(&topology(&[(0, 16383, &format!("node-{round}:1"))]), NOW);
         }
         assert!(cluster.nodes.len() <= 2, "{} nodes are kept", cluster.nodes.len());
     }
@@ -565,7 +634,7 @@ mod tests {
         let mut cluster = cluster();
         let now = Instant::default();
         assert_eq!(cluster.candidates(&mut Rng::new(1), now).0, [address("seed:1")]);
-        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]));
+        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), NOW);
         let (candidates, _) = cluster.candidates(&mut Rng::new(1), now);
         assert_eq!(candidates.len(), 3);
         assert_eq!(candidates[2], address("seed:1"));

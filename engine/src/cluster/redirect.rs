@@ -11,9 +11,11 @@ pub(crate) enum ErrorReply {
     Moved(Redirection),
     /// This one command is to be tried elsewhere, behind ASKING.
     Ask(Redirection),
-    /// The node cannot serve it now but may soon: TRYAGAIN, CLUSTERDOWN, LOADING, MASTERDOWN,
-    /// READONLY.
+    /// Its keys are at two nodes, but soon will not be: TRYAGAIN.
     NotNow,
+    /// The node is in no state to serve it, but it may soon be, or a replica in its place:
+    /// CLUSTERDOWN, LOADING, MASTERDOWN, READONLY.
+    Unable,
     /// An answer for the client.
     Final,
 }
@@ -38,9 +40,10 @@ impl ErrorReply {
         match code {
             b"MOVED" => Redirection::parse(rest).map_or(Self::Final, Self::Moved),
             b"ASK" => Redirection::parse(rest).map_or(Self::Final, Self::Ask),
-            b"TRYAGAIN" | b"CLUSTERDOWN" | b"LOADING" | b"MASTERDOWN" | b"READONLY" => Self::NotNow,
+            b"TRYAGAIN" => Self::NotNow,
+            b"CLUSTERDOWN" | b"LOADING" | b"MASTERDOWN" | b"READONLY" => Self::Unable,
             // Its node is a primary no more. (CLIENT UNBLOCK gives other words behind this code.)
-            b"UNBLOCKED" if rest.starts_with(b" force unblock") => Self::NotNow,
+            b"UNBLOCKED" if rest.starts_with(b" force unblock") => Self::Unable,
             _ => Self::Final,
         }
     }
@@ -102,14 +105,15 @@ mod tests {
 
     #[test]
     fn refusals_for_the_moment_are_told_from_answers() {
+        let try_again = b"TRYAGAIN Multiple keys request during rehashing of slot";
+        assert_eq!(ErrorReply::of(try_again), ErrorReply::NotNow);
         for text in [
-            "TRYAGAIN Multiple keys request during rehashing of slot",
             "CLUSTERDOWN Hash slot not served",
             "LOADING Redis is loading the dataset in memory",
             "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             "READONLY You can't write against a read only replica.",
         ] {
-            assert_eq!(ErrorReply::of(text.as_bytes()), ErrorReply::NotNow);
+            assert_eq!(ErrorReply::of(text.as_bytes()), ErrorReply::Unable);
         }
         for text in ["ERR x", "WRONGTYPE x", "BUSY x", "CROSSSLOT x", "MOVEDX 1 h:1", ""] {
             assert_eq!(ErrorReply::of(text.as_bytes()), ErrorReply::Final);

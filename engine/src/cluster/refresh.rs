@@ -41,6 +41,11 @@ pub(crate) struct Refresh {
     failures: u32,
     /// Redirections since the last round started.
     redirections: u32,
+    /// When a MOVED last told something new, and how many rounds have been started for that since
+    /// there was calm; whether the next one is.
+    last_move: Option<Instant>,
+    move_rounds: u32,
+    for_move: bool,
     /// When a command last had to wait for a node, and rounds started since there was calm.
     last_hurry: Option<Instant>,
     hasty_rounds: u32,
@@ -102,7 +107,26 @@ impl Refresh {
         }
     }
 
-    /// A node redirected a command to another one.
+    /// A MOVED has told something new: there may be more to it. The first one is asked about at
+    /// once. Slots that go on moving are asked about ever more rarely, down to once in
+    /// `redirect_refresh_interval`.
+    pub(crate) fn note_move(&mut self, now: Instant, config: &ClusterConfig) {
+        let longest = config.redirect_refresh_interval;
+        if config.redirect_refresh_threshold == 0 {
+            return;
+        }
+        if self.last_move.is_none_or(|last| now.saturating_duration_since(last) > longest) {
+            self.move_rounds = 0;
+        }
+        self.last_move = Some(now);
+        self.for_move = true;
+        let doubled = SHORTEST_INTERVAL.saturating_mul(1 << self.move_rounds.min(16));
+        let distance = doubled.min(longest).max(SHORTEST_INTERVAL);
+        let earliest = self.last_start.map_or(now, |last| last + distance);
+        self.ask_at(earliest.max(now));
+    }
+
+    /// A node redirected a command to another one, as was known already or for this once.
     pub(crate) fn note_redirection(&mut self, now: Instant, config: &ClusterConfig) {
         self.redirections = self.redirections.saturating_add(1);
         let threshold = config.redirect_refresh_threshold;
@@ -111,6 +135,11 @@ impl Refresh {
         }
         let earliest = self.last_start.map_or(now, |last| last + config.redirect_refresh_interval);
         self.ask_at(earliest.max(now));
+    }
+
+    /// The topology does not know yet what a node has told.
+    pub(crate) fn ask_again_soon(&mut self, now: Instant) {
+        self.ask_at(now + DISAGREEMENT_INTERVAL);
     }
 
     /// Something is wrong that a fresh topology may mend: refresh as soon as is decent.
@@ -163,6 +192,8 @@ impl Refresh {
         self.next = None;
         self.last_start = Some(now);
         self.redirections = 0;
+        self.move_rounds =
+            self.move_rounds.saturating_add(std::mem::take(&mut self.for_move).into());
         self.hasty_rounds = self.hasty_rounds.saturating_add(1);
         self.round = Some(Round { candidates, wanted: views, ..Round::default() });
     }

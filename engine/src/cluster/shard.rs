@@ -9,6 +9,8 @@ use crate::time::Instant;
 pub(crate) struct Shard {
     pub(crate) primary: NodeIndex,
     pub(crate) replicas: Vec<NodeIndex>,
+    /// A takeover has turned out to be none: another one is not believed before the next topology.
+    pub(super) doubtful: bool,
     /// Counts reads, so that equal nodes take turns.
     turn: usize,
 }
@@ -22,7 +24,16 @@ enum Where {
 
 impl Shard {
     pub(crate) fn new(primary: NodeIndex, replicas: Vec<NodeIndex>) -> Self {
-        Self { primary, replicas, turn: 0 }
+        Self { primary, replicas, doubtful: false, turn: 0 }
+    }
+
+    /// A replica and the primary change places. Returns whether it is one.
+    pub(super) fn hand_over(&mut self, heir: NodeIndex) -> bool {
+        let Some(place) = self.replicas.iter_mut().find(|replica| **replica == heir) else {
+            return false;
+        };
+        *place = std::mem::replace(&mut self.primary, heir);
+        true
     }
 
     /// The node whose turn it is to answer a read under `policy`, until [`Self::end_turn`].

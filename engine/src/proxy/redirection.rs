@@ -1,8 +1,9 @@
 //! What becomes of a command that a node has not executed but sent elsewhere, or refused for now.
 
 use super::Proxy;
-use crate::cluster::{ErrorReply, Redirection};
+use crate::cluster::{ErrorReply, News, NodeIndex, Redirection};
 use crate::config::ReadPolicy;
+use crate::output::LogLevel;
 use crate::request::{Leave, SubRequestId, Way};
 use crate::time::Instant;
 use crate::upstream::{ConnectionId, Purpose};
@@ -36,6 +37,7 @@ impl Proxy {
         let Some(cluster) = self.connections.get(from).map(|from| from.cluster) else { return };
         self.stats.upstream(cluster).upstream_rq_retry += 1;
         let is_ask = matches!(error, ErrorReply::Ask(_));
+        let is_unable = error == ErrorReply::Unable;
         let followed = match error {
             ErrorReply::Moved(to) => {
                 self.stats.upstream(cluster).redirect_moved += 1;
@@ -45,7 +47,9 @@ impl Proxy {
                 self.stats.upstream(cluster).redirect_ask += 1;
                 self.follow(from, sub_request, &to, Leave::Asked, command, now)
             }
-            ErrorReply::NotNow => self.read_elsewhere(from, sub_request, command, now),
+            ErrorReply::NotNow | ErrorReply::Unable => {
+                self.read_elsewhere(from, sub_request, command, now)
+            }
             ErrorReply::Final => None,
         };
         if followed.is_none() {
@@ -55,7 +59,10 @@ impl Proxy {
                 request.extra_mut().refusal = if is_ask { TRYAGAIN } else { text }.to_vec();
             }
             if let Some(cluster) = self.cluster_of(from) {
-                cluster.refresh.hurry(now);
+                cluster.refresh.hurry_for_waiting(now);
+            }
+            if is_unable {
+                self.ask_heirs_of(from, now);
             }
             self.hold(sub_request, command, now);
         }
@@ -71,7 +78,6 @@ impl Proxy {
         command: &[u8],
         now: Instant,
     ) -> Option<()> {
-        let target = to.target(&self.connections.get(from)?.address)?;
         let request = self.requests.get(sub_request.request)?;
         let several_keys = request.part(sub_request.part)?.several_keys;
         if leave == Leave::Asked && several_keys {
@@ -86,18 +92,46 @@ impl Proxy {
         if part.redirections > REDIRECTIONS {
             return None;
         }
-        let cluster = self.cluster_of(from)?;
-        cluster.refresh.note_redirection(now, &cluster.config);
-        let Some(node) = cluster.find_or_learn(&target) else {
-            let cluster = self.connections.get(from)?.cluster;
-            self.stats.upstream(cluster).max_upstream_unknown_connections_reached += 1;
-            return None;
-        };
-        if leave == Leave::Owner && cluster.learn(to.slot, &target)? {
-            self.note_new_owners();
-        }
+        let node = self.heed(from, to, leave, now)?;
         self.send_to(node, sub_request, command, leave, now);
         Some(())
+    }
+
+    /// Learns what a redirection tells. Returns the node that it leads to; `None` if that may not be
+    /// asked.
+    pub(super) fn heed(
+        &mut self,
+        from: ConnectionId,
+        to: &Redirection,
+        leave: Leave,
+        now: Instant,
+    ) -> Option<NodeIndex> {
+        let connection = self.connections.get(from)?;
+        let (index, from) = (connection.cluster, connection.address.clone());
+        let target = to.target(&from)?;
+        let cluster = self.clusters.get_mut(index)?;
+        let learnt = match leave {
+            Leave::Owner => cluster.learn(to.slot, &from, &target, now),
+            Leave::Asked => cluster.find_or_learn(&target).map(|node| (node, News::None)),
+        };
+        let Some((node, news)) = learnt else {
+            cluster.refresh.note_redirection(now, &cluster.config);
+            self.stats.upstream(index).max_upstream_unknown_connections_reached += 1;
+            return None;
+        };
+        match news {
+            News::None => cluster.refresh.note_redirection(now, &cluster.config),
+            News::Slot | News::Shard => {
+                cluster.refresh.note_move(now, &cluster.config);
+                self.note_new_owners();
+            }
+        }
+        if news == News::Shard {
+            let message = format!("{from} says that {target} has taken its place");
+            self.log(LogLevel::Info, message);
+            self.move_subscriptions(now);
+        }
+        Some(node)
     }
 
     /// Sends a read that a node cannot serve now to another one that may; `None` if it is no such

@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, NodeIndex, Outcome, Topology};
 use crate::output::{LogLevel, Queued};
 use crate::resp::Reply;
 use crate::time::Instant;
-use crate::upstream::{ConnectionId, Expect, Lane, Purpose};
+use crate::upstream::{ConnectionId, Expect, Lane, Manner, Purpose};
 
 /// `ROLE` as a command.
 const ROLE: &[u8] = b"*1\r\n$4\r\nROLE\r\n";
@@ -71,7 +71,19 @@ impl Proxy {
         }
     }
 
-    /// Asks the replicas of a primary that is out of reach for their role. The one that takes its
+    /// Asks the replicas of the node at the other end, which has refused a command, for their role.
+    pub(super) fn ask_heirs_of(&mut self, id: ConnectionId, now: Instant) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let (node, lane) = match connection.purpose {
+            Purpose::Shared(node, lane) => (node, lane),
+            Purpose::Dedicated(node, manner) => (node, Lane { manner, number: 0 }),
+            Purpose::Subscriber | Purpose::Refresh => return,
+        };
+        let manner = Manner { identity: None, ..lane.manner };
+        self.ask_heirs(connection.cluster, node, Lane { manner, ..lane }, now);
+    }
+
+    /// Asks the replicas of a primary that is out of reach, or refuses, for their role. The one that takes its
     /// place is the first to know, and can be sent commands at once, on a connection that is open
     /// already.
     pub(super) fn ask_heirs(&mut self, index: usize, primary: NodeIndex, lane: Lane, now: Instant) {
@@ -160,7 +172,10 @@ impl Proxy {
     fn install(&mut self, index: usize, topology: &Topology, now: Instant) {
         let Some(cluster) = self.clusters.get_mut(index) else { return };
         let was_known = cluster.is_known();
-        let changed = cluster.install(topology);
+        let changed = cluster.install(topology, now);
+        if cluster.is_ahead_of_topology() {
+            cluster.refresh.ask_again_soon(now);
+        }
         self.stats.upstream(index).topology_refresh_success += 1;
         let departed: Vec<_> = cluster.departed().collect();
         let message = (!was_known || changed).then(|| describe(cluster, topology));

@@ -5,6 +5,7 @@ mod blocking;
 mod clients;
 mod failure;
 mod faults;
+mod handover;
 mod identities;
 mod keyless;
 mod mirroring;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use slotmesh_engine::Slot;
 
-use super::cluster::Health;
+use super::cluster::{Health, MIRROR};
 use super::world::{CHAOS, Event, World};
 
 /// A step of something that goes wrong.
@@ -26,6 +26,8 @@ pub enum Change {
     },
     /// A former primary comes back and copies the new one.
     Rejoin(usize),
+    /// Of these nodes the last is restarted in an orderly manner, then the others.
+    Roll(Vec<usize>),
     Migrate(u16),
     Learn(usize),
     /// These nodes are as before.
@@ -56,6 +58,11 @@ impl World {
         if self.profile.weights().iter().any(|weight| *weight > 0) {
             self.later(100..500, Change::Next);
         }
+        if self.profile.rolling {
+            let mut order: Vec<_> = (0..MIRROR).collect();
+            self.rng.shuffle(&mut order);
+            self.later(100..500, Change::Roll(order));
+        }
     }
 
     pub fn change(&mut self, change: Change) {
@@ -77,7 +84,7 @@ impl World {
             Change::Restart(node) => {
                 self.cluster.nodes[node].health = Health::Well;
                 self.cluster.nodes[node].scripts.clear();
-                self.cluster.learn(node);
+                self.come_back(node);
             }
             Change::Delay(node, delay) => self.cluster.nodes[node].delay = delay,
             Change::Refuse(node, refusal) => self.cluster.nodes[node].refusal = refusal,
@@ -99,8 +106,9 @@ impl World {
                 self.cluster.nodes[node].isolated = false;
                 self.cluster.nodes[node].health = Health::Well;
                 self.cluster.copy_all(node);
-                self.cluster.learn(node);
+                self.come_back(node);
             }
+            Change::Roll(rest) => self.restart_next(rest),
             Change::Migrate(slot) => {
                 let count = self.rng.usize(..2);
                 if self.cluster.migrate(slot, count, self.now) && self.rng.bool() {
@@ -117,6 +125,37 @@ impl World {
             Change::Learn(node) => self.cluster.learn(node),
             Change::Over(nodes) => self.chaos.busy.retain(|node| !nodes.contains(node)),
         }
+    }
+
+    /// A node is there again, perhaps elsewhere.
+    fn come_back(&mut self, node: usize) {
+        if self.profile.new_addresses {
+            self.cluster.move_to_new_address(node);
+            self.all_learn();
+        }
+        self.cluster.learn(node);
+    }
+
+    /// Restarts one of these nodes as an orderly operator does: a primary hands over to its replica,
+    /// which pauses clients, and serves as a replica before it stops. The next one follows when it is
+    /// back, in sync, and all nodes know where.
+    fn restart_next(&mut self, mut rest: Vec<usize>) {
+        let Some(node) = rest.pop() else { return };
+        let mut at = 0;
+        if let Some(replica) = self.cluster.replicas(node).first().copied() {
+            self.change(Change::Health(node, Health::Silent));
+            at = self.rng.u64(..50);
+            self.later(at..at + 1, Change::Promote { replica, orderly: true });
+            self.later(at + 1..at + 2, Change::Health(node, Health::Well));
+            at += self.rng.u64(400..600);
+        }
+        self.later(at..at + 1, Change::Health(node, Health::Dead));
+        at += self.rng.u64(100..600);
+        self.later(at..at + 1, Change::Refuse(node, Some(REFUSALS[0])));
+        self.later(at + 1..at + 2, Change::Rejoin(node));
+        at += self.rng.u64(10..300);
+        self.later(at..at + 1, Change::Refuse(node, None));
+        self.later(at + 800..at + 1000, Change::Roll(rest));
     }
 
     fn go_wrong(&mut self) {

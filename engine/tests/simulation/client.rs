@@ -10,12 +10,9 @@ use slotmesh_engine::{Instant, SessionId};
 use super::history::{OpId, Outcome};
 use super::linearizability::{Effect, State};
 use super::listener::Confirmation;
-use super::profile::OP_TIMEOUT;
+use super::profile::{LONGEST_PAUSE, OP_TIMEOUT};
 use super::workload::Keys;
 use super::world::{Event, World};
-
-/// How many pipelines a client sends.
-const BATCHES: usize = 40;
 
 /// A client, over all of its connections.
 pub struct Client {
@@ -106,7 +103,7 @@ impl World {
             number: self.clients.len() * 1000,
             protocol: Protocol::Resp2,
             watched: None,
-            left: BATCHES,
+            left: self.profile.batches,
             listens: false,
             scripts: BTreeSet::new(),
             cursor: b"0".to_vec(),
@@ -218,8 +215,9 @@ impl World {
             let begun = client.begun.take();
             let waited = begun.unwrap_or(self.now).saturating_duration_since(client.due_since);
             let may_wait = matches!(expected, Expected::Popped(_));
+            let longest = if self.profile.rolling { LONGEST_PAUSE } else { OP_TIMEOUT };
             assert!(
-                client.in_flight > 0 || may_wait || waited <= OP_TIMEOUT,
+                client.in_flight > 0 || may_wait || waited <= longest,
                 "client {number} waited {waited:?} for the reply to {expected:?}: {text}"
             );
             if may_wait || begun.is_some() {
@@ -358,6 +356,10 @@ impl World {
     }
 
     fn absorb_error(&mut self, number: usize, expected: Expected, error: &str) {
+        assert!(
+            !self.profile.rolling,
+            "client {number} got '{error}' where {expected:?} was due, in an orderly restart"
+        );
         let known = ["may have been executed", "TIMEOUT", "CLUSTERDOWN", "TRYAGAIN", "LOADING"];
         let known = known.into_iter().chain(["READONLY", "MASTERDOWN", "EXECABORT"]);
         let known = known.chain(["bytes of commands wait for replies", "UNBLOCKED"]);

@@ -32,6 +32,8 @@ pub struct Cluster {
     /// Replies on their way out.
     pub outbox: Vec<(LinkId, Vec<u8>)>,
     changes: u64,
+    /// How often a node has got a new address.
+    moves: usize,
 }
 
 /// What a node believes of the cluster.
@@ -41,6 +43,8 @@ pub struct View {
     pub owners: Vec<usize>,
     /// Whom each replica copies.
     pub copies: BTreeMap<usize, usize>,
+    /// Where each node is.
+    pub addresses: Vec<String>,
 }
 
 /// How a node is.
@@ -87,9 +91,11 @@ impl Cluster {
     pub fn new(mirror: bool) -> Self {
         let owners = (0..SLOTS).map(|slot| slot * SHARDS / SLOTS).collect();
         let copies = (0..SHARDS).map(|shard| (SHARDS + shard, shard)).collect();
-        let truth = Rc::new(View { epoch: 1, owners, copies });
-        let nodes = (0..MIRROR + usize::from(mirror)).map(|number| Node {
-            address: format!("node-{number}:6379"),
+        let count = MIRROR + usize::from(mirror);
+        let addresses: Vec<_> = (0..count).map(|number| format!("node-{number}:6379")).collect();
+        let truth = Rc::new(View { epoch: 1, owners, copies, addresses: addresses.clone() });
+        let nodes = addresses.into_iter().map(|address| Node {
+            address,
             health: Health::Well,
             delay: Duration::ZERO,
             view: truth.clone(),
@@ -110,11 +116,25 @@ impl Cluster {
             mirror_journal: Journal::default(),
             outbox: Vec::new(),
             changes: 0,
+            moves: 0,
         }
     }
 
-    pub fn at(&self, address: &str) -> usize {
-        self.nodes.iter().position(|node| node.address == address).expect("a node's address")
+    /// The node at an address, if there still is one.
+    pub fn at(&self, address: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.address == address)
+    }
+
+    /// A node is known by another address from now on; others hear of it one by one.
+    pub fn move_to_new_address(&mut self, node: usize) {
+        self.moves += 1;
+        let address = format!("node-{node}-{}:6379", self.moves);
+        self.nodes[node].address.clone_from(&address);
+        let View { epoch, owners, copies, addresses } = &*self.truth;
+        let mut addresses = addresses.clone();
+        addresses[node] = address;
+        let (owners, copies) = (owners.clone(), copies.clone());
+        self.truth = Rc::new(View { epoch: *epoch, owners, copies, addresses });
     }
 
     /// Notes that a node has executed a write of this text.
@@ -224,7 +244,8 @@ impl Cluster {
     }
 
     fn agree(&mut self, owners: Vec<usize>, copies: BTreeMap<usize, usize>, first: &[usize]) {
-        self.truth = Rc::new(View { epoch: self.truth.epoch + 1, owners, copies });
+        let (epoch, addresses) = (self.truth.epoch + 1, self.truth.addresses.clone());
+        self.truth = Rc::new(View { epoch, owners, copies, addresses });
         for node in first {
             self.learn(*node);
         }

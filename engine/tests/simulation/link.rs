@@ -17,7 +17,8 @@ const LAG: Duration = Duration::from_millis(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct Link {
-    pub node: usize,
+    /// The node at its end; `None`: there is none any more.
+    node: Option<usize>,
     /// When the last bytes on their way to the node arrive.
     pub last_up: Instant,
     /// When the last bytes on their way to the proxy arrive.
@@ -33,7 +34,7 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(connection: ConnectionId, node: usize, now: Instant) -> Self {
+    pub fn new(connection: ConnectionId, node: Option<usize>, now: Instant) -> Self {
         Self {
             node,
             last_up: now,
@@ -91,8 +92,10 @@ impl World {
 
     pub fn dial(&mut self, number: LinkId) {
         let link = &self.links[&number];
-        let node = link.node;
         let refused = |reason| Event::ProxyHangUp(number, reason);
+        let Some(node) = link.node else {
+            return self.after(Duration::ZERO, refused("connection refused"));
+        };
         match self.cluster.nodes[node].health {
             _ if !link.is_proxys() => {}
             Health::Unreachable if self.now < link.opened + CONNECT_TIMEOUT => {
@@ -117,7 +120,7 @@ impl World {
         assert!(!bytes.is_empty(), "an empty write");
         self.tell(|| format!("link {number} <- {}", bytes.escape_ascii()));
         for piece in self.tear(bytes) {
-            let wait = self.latency(self.links[&number].node);
+            let wait = self.latency(self.links[&number].node.expect("a node"));
             let now = self.now;
             let Some(link) = self.links.get_mut(&number) else { return };
             if link.cut.is_some() {
@@ -145,7 +148,7 @@ impl World {
         for (number, bytes) in std::mem::take(&mut self.cluster.outbox) {
             self.tell(|| format!("link {number} -> {}", bytes.escape_ascii()));
             for piece in self.tear(bytes) {
-                let wait = self.latency(self.links[&number].node);
+                let wait = self.latency(self.links[&number].node.expect("a node"));
                 let now = self.now;
                 let Some(link) = self.links.get_mut(&number) else { break };
                 if link.cut.is_some() {
@@ -191,8 +194,12 @@ impl World {
 
     /// Cuts all connections to a node.
     pub fn cut_all(&mut self, node: usize, dead: bool) {
-        let links: Vec<_> =
-            self.links.iter().filter(|(_, link)| link.node == node).map(|(at, _)| *at).collect();
+        let links: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.node == Some(node))
+            .map(|(at, _)| *at)
+            .collect();
         for link in links {
             self.cut(link, dead);
         }

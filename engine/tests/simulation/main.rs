@@ -72,6 +72,31 @@ fn nothing_is_lost_while_replicas_take_over() {
 }
 
 #[test]
+fn nothing_is_lost_while_nodes_that_failed_come_back_elsewhere() {
+    static PROFILE: Profile = Profile { fail_over: 1, new_addresses: true, ..PEACEFUL };
+    simulate("nothing_is_lost_while_nodes_that_failed_come_back_elsewhere", &PROFILE);
+}
+
+#[test]
+fn nobody_notices_that_nodes_are_restarted_one_after_the_other() {
+    static PROFILE: Profile =
+        Profile { rolling: true, batches: 100, new_addresses: true, ..PEACEFUL };
+    simulate("nobody_notices_that_nodes_are_restarted_one_after_the_other", &PROFILE);
+}
+
+#[test]
+fn nobody_who_reads_from_replicas_notices_that_nodes_are_restarted() {
+    static PROFILE: Profile = Profile {
+        read_policy: "PREFER_REPLICA",
+        rolling: true,
+        batches: 100,
+        new_addresses: true,
+        ..PEACEFUL
+    };
+    simulate("nobody_who_reads_from_replicas_notices_that_nodes_are_restarted", &PROFILE);
+}
+
+#[test]
 fn nothing_is_lost_while_nodes_are_silent_slow_or_out_of_reach() {
     static PROFILE: Profile = Profile { silence: 1, ..PEACEFUL };
     simulate("nothing_is_lost_while_nodes_are_silent_slow_or_out_of_reach", &PROFILE);

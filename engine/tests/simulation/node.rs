@@ -217,7 +217,7 @@ impl Cluster {
             return match missing {
                 0 => None,
                 _ if missing < keys.len() && several => Some(try_again),
-                _ => Some(format!("ASK {slot} {}", self.nodes[to].address)),
+                _ => Some(format!("ASK {slot} {}", node.view.addresses[to])),
             };
         }
         let importing = self.migrations.get(&slot).is_some_and(|(_, to)| *to == number);
@@ -228,7 +228,7 @@ impl Cluster {
         if readonly && reads && node.view.copies.get(&number) == Some(&owner) {
             return None;
         }
-        Some(format!("MOVED {slot} {}", self.nodes[owner].address))
+        Some(format!("MOVED {slot} {}", node.view.addresses[owner]))
     }
 
     fn execute(&mut self, link: LinkId, command: &Command, now: Instant, out: &mut Vec<u8>) {
@@ -459,7 +459,7 @@ impl Cluster {
                 true => "UNBLOCKED force unblock from blocking operation, instance state changed \
                          (master -> replica?)"
                     .to_owned(),
-                false => format!("MOVED {slot} {}", self.nodes[owner].address),
+                false => format!("MOVED {slot} {}", self.nodes[node].view.addresses[owner]),
             };
             encode::error(&mut out, text.as_bytes());
             self.outbox.push((*link, out));
@@ -523,7 +523,7 @@ impl Cluster {
             encode::integer(out, *start as i64);
             encode::integer(out, end as i64);
             for node in nodes {
-                let (host, port) = self.nodes[node].address.rsplit_once(':').unwrap();
+                let (host, port) = view.addresses[node].rsplit_once(':').unwrap();
                 encode::array_header(out, 2);
                 encode::bulk(out, host.as_bytes());
                 encode::integer(out, port.parse().unwrap());

@@ -5,13 +5,22 @@ use std::time::Duration;
 /// The proxy's `op_timeout`.
 pub const OP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a reply takes at most while nodes are restarted in an orderly manner.
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 /// Which faults happen, and under which configuration.
 pub struct Profile {
     pub read_policy: &'static str,
     /// A standalone server gets a copy of every write.
     pub mirror: bool,
+    /// How many pipelines each client sends.
+    pub batches: usize,
     /// Of a hundred pieces of bytes, so many are torn once more.
     pub torn: u8,
+    /// Nodes are restarted one after the other, in an orderly manner.
+    pub rolling: bool,
+    /// Nodes that have been away come back at another address.
+    pub new_addresses: bool,
     /// Weights of the faults; 0: never.
     pub cut: u32,
     pub reshard: u32,
@@ -33,7 +42,10 @@ pub struct Profile {
 pub const PEACEFUL: Profile = Profile {
     read_policy: "MASTER",
     mirror: false,
+    batches: 40,
     torn: 20,
+    rolling: false,
+    new_addresses: false,
     cut: 0,
     reshard: 0,
     fail_over: 0,
@@ -55,7 +67,7 @@ impl Profile {
     }
 
     pub fn is_peaceful(&self) -> bool {
-        self.weights() == [0; 5]
+        self.weights() == [0; 5] && !self.rolling
     }
 
     pub fn weights(&self) -> [u32; 5] {

@@ -125,6 +125,7 @@ impl World {
         self.chaos.assert_over();
         self.verify(keys);
         self.history.check(&self.cluster.journal, self.profile);
+        assert!(!self.profile.rolling || !self.cluster.journal.has_lost_any(), "writes are lost");
         if self.profile.mirror {
             self.history.check_mirror(&self.cluster.mirror_journal, self.profile.is_peaceful());
         }
@@ -290,7 +291,7 @@ impl World {
                     self.tell(|| format!("link {link} to {address} is opened"));
                     self.links.insert(link, Link::new(connection, node, self.now));
                     self.names.insert(connection, link);
-                    let wait = self.latency(node);
+                    let wait = node.map_or(Duration::ZERO, |node| self.latency(node));
                     self.after(wait, Event::Dial(link));
                 }
                 Todo::Write(connection, bytes) => self.send_to_node(self.names[&connection], bytes),

@@ -84,6 +84,8 @@ pub struct FakeCluster {
     pub executed: Vec<String>,
     /// Who some nodes, by address, still believe to own the slots.
     pub stale: BTreeMap<String, Vec<usize>>,
+    /// Whom those nodes still believe to be replicas; `None`: they know.
+    stale_replicas: Option<BTreeMap<usize, usize>>,
     /// What HELLO reports.
     pub version: String,
     /// What has been published and who listens.
@@ -132,6 +134,7 @@ impl FakeCluster {
             patience: BTreeMap::new(),
             executed: Vec::new(),
             stale: BTreeMap::new(),
+            stale_replicas: None,
             version: "7.0.15".to_owned(),
             board: Board::default(),
             unblocked: None,
@@ -160,6 +163,22 @@ impl FakeCluster {
             *owner = replica;
         }
         self.nodes[replica].data = std::mem::take(&mut self.nodes[primary].data);
+    }
+
+    /// A primary gives its role to its replica and serves as a replica from then on, as CLUSTER
+    /// FAILOVER does it.
+    pub fn hand_over(&mut self, replica: usize) {
+        self.promote(replica);
+        if let Some(primary) = self.replicas.remove(&replica) {
+            self.replicas.insert(primary, replica);
+        }
+    }
+
+    /// No node hears of what changes from now on, until it is taken out of `stale`.
+    pub fn freeze_views(&mut self) {
+        let frozen = self.nodes.iter().map(|node| (node.address.clone(), self.owners.clone()));
+        self.stale = frozen.collect();
+        self.stale_replicas = Some(self.replicas.clone());
     }
 
     /// Whether a node of this address belongs to the cluster.
@@ -507,7 +526,9 @@ impl FakeCluster {
     }
 
     fn answer_slots(&mut self, node: usize, peer: &mut Peer) {
-        let owners = self.stale.get(&self.nodes[node].address).unwrap_or(&self.owners);
+        let stale = self.stale.get(&self.nodes[node].address);
+        let owners = stale.unwrap_or(&self.owners);
+        let known = stale.and(self.stale_replicas.as_ref()).unwrap_or(&self.replicas);
         let mut ranges: Vec<(usize, usize, usize)> = Vec::new();
         for (slot, owner) in owners.iter().enumerate() {
             match ranges.last_mut() {
@@ -518,7 +539,7 @@ impl FakeCluster {
         encode::array_header(&mut peer.output, ranges.len());
         for (start, end, owner) in ranges {
             let (host, port) = self.nodes[owner].address.rsplit_once(':').unwrap();
-            let replicas = self.replicas.iter().filter(|(_, primary)| **primary == owner);
+            let replicas = known.iter().filter(|(_, primary)| **primary == owner);
             let mut nodes = vec![(host, port)];
             nodes.extend(replicas.map(|(at, _)| self.nodes[*at].address.rsplit_once(':').unwrap()));
             encode::array_header(&mut peer.output, 2 + nodes.len());

@@ -13,7 +13,7 @@ use crate::proxy::upstream::Fate;
 use crate::proxy::{PING, Proxy};
 use crate::pubsub::wire::{self, Incoming};
 use crate::pubsub::{Link, Registry, Subscription, SubscriptionId, TopicKind};
-use crate::request::State;
+use crate::request::{Leave, State};
 use crate::resp::{self, Reply};
 use crate::time::Instant;
 use crate::upstream::{Connection, ConnectionId, Expect, Purpose};
@@ -306,7 +306,7 @@ impl Proxy {
             ErrorReply::Moved(to) if self.config.enable_redirection => {
                 self.follow_slot(id, topic, &to, now);
             }
-            ErrorReply::NotNow | ErrorReply::Ask(_) => {
+            ErrorReply::NotNow | ErrorReply::Unable | ErrorReply::Ask(_) => {
                 self.hurry_refresh(id, now);
                 self.pubsub.retry_at(now + RETRY_PAUSE);
             }
@@ -322,15 +322,10 @@ impl Proxy {
         to: &Redirection,
         now: Instant,
     ) {
-        let Some(connection) = self.connections.get(from) else { return };
-        let target = to.target(&connection.address);
-        let Some(cluster) = self.clusters.get_mut(connection.cluster) else { return };
-        cluster.refresh.note_redirection(now, &cluster.config);
-        self.stats.upstream(connection.cluster).redirect_moved += 1;
-        let learnt = target.and_then(|target| cluster.learn(to.slot, &target));
-        if learnt == Some(true) {
-            self.note_new_owners();
+        if let Some(connection) = self.connections.get(from) {
+            self.stats.upstream(connection.cluster).redirect_moved += 1;
         }
+        self.heed(from, to, Leave::Owner, now);
         let Some(subscription) = self.pubsub.get_mut(topic) else { return };
         subscription.redirections = subscription.redirections.saturating_add(1);
         if subscription.redirections > REDIRECTIONS {

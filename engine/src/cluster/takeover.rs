@@ -1,0 +1,102 @@
+//! A replica that owns a slot by its own primary's word owns them all: the primary has handed over,
+//! or was replaced. So one MOVED moves a whole shard.
+
+use std::time::Duration;
+
+use super::{Address, Cluster, NodeIndex, Shard, Slot};
+use crate::time::Instant;
+
+/// For so long a topology that cannot know of a takeover does not undo it.
+const REMEMBERED: Duration = Duration::from_secs(5);
+
+/// A takeover that no topology has confirmed yet.
+#[derive(Debug)]
+pub(super) struct Takeover {
+    /// The primary that was replaced.
+    from: Address,
+    /// Its replica.
+    to: Address,
+    /// The slot that the MOVED was about.
+    slot: Slot,
+    /// The epoch of the cluster before, as far as is known.
+    epoch: u64,
+    /// When it is forgotten.
+    until: Instant,
+}
+
+impl Cluster {
+    /// Whether a takeover is taken to have happened that the installed topology does not know of.
+    pub(crate) fn is_ahead_of_topology(&self) -> bool {
+        !self.takeovers.is_empty()
+    }
+
+    /// `from` has said that `slot` is at `heir`. If they are a primary and its replica, the whole
+    /// shard follows. Returns whether it does.
+    pub(super) fn take_over(
+        &mut self,
+        slot: Slot,
+        from: &Address,
+        heir: NodeIndex,
+        now: Instant,
+    ) -> bool {
+        // One that is not confirmed yet is not built upon: nodes that lie could go on for ever.
+        if self.takeovers.iter().any(|takeover| takeover.to == *from) {
+            return false;
+        }
+        let (primary, to) = (self.find(from, |node| node.member), self.address(heir).cloned());
+        let (Some(primary), Some(to)) = (primary, to) else { return false };
+        let Some(shard) = self.shard_mut(slot).filter(|shard| !shard.doubtful) else {
+            return false;
+        };
+        if shard.primary != primary || !shard.hand_over(heir) {
+            return false;
+        }
+        self.unite(heir);
+        self.takeovers.retain(|takeover| takeover.from != *from);
+        self.takeovers.push(Takeover {
+            from: from.clone(),
+            to,
+            slot,
+            epoch: self.epoch,
+            until: now + REMEMBERED,
+        });
+        true
+    }
+
+    /// `from` has said that `slot` is at `node`. If `from` was taken to have taken over from that
+    /// very node, it has not: all but the slot that the first MOVED was about goes back, and until
+    /// the next topology a MOVED moves its slot only. Returns whether that was so.
+    pub(super) fn take_back(&mut self, slot: Slot, from: &Address, node: NodeIndex) -> bool {
+        let Some(to) = self.address(node) else { return false };
+        let contradicted = |takeover: &Takeover| takeover.to == *from && takeover.from == *to;
+        let Some(position) = self.takeovers.iter().position(contradicted) else { return false };
+        let Takeover { slot: first, .. } = self.takeovers.remove(position);
+        let (heir, shard) = (self.find(from, |node| node.member), self.shard_mut(slot));
+        let Some(shard) = shard.filter(|shard| Some(shard.primary) == heir) else { return false };
+        if !shard.hand_over(node) {
+            return false;
+        }
+        shard.doubtful = true;
+        self.unite(node);
+        if let Some(heir) = heir.filter(|_| first != slot) {
+            self.assign(first, heir);
+        }
+        true
+    }
+
+    /// Lets takeovers stand in `shards` where the topology that these are made of, of this epoch, is
+    /// from before them.
+    pub(super) fn uphold_takeovers(&mut self, shards: &mut [Shard], epoch: u64, now: Instant) {
+        let mut takeovers = std::mem::take(&mut self.takeovers);
+        takeovers.retain(|takeover| {
+            let is_older = epoch != 0 && epoch <= takeover.epoch && now < takeover.until;
+            let member = |address| self.find(address, |node| node.member);
+            let (Some(from), Some(to)) = (member(&takeover.from), member(&takeover.to)) else {
+                return false;
+            };
+            let shard = shards.iter_mut().find(|shard| shard.primary == from);
+            is_older && shard.is_some_and(|shard| shard.hand_over(to))
+        });
+        self.takeovers = takeovers;
+    }
+}

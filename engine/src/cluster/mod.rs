@@ -50,6 +50,8 @@ pub(crate) struct Cluster {
     /// What is known ahead of the topology.
     takeovers: Vec<Takeover>,
     nodes: Vec<Node>,
+    /// Nodes that may not be dialled are not logged before.
+    pub(crate) quiet_until: Instant,
     /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
     /// ever new addresses is not followed further.
     unknown_nodes: usize,
@@ -76,6 +78,8 @@ pub(crate) struct Node {
     pub(crate) address: Address,
     /// The zone it is in, if anybody has told.
     pub(crate) zone: Option<Box<str>>,
+    /// May be dialled: see [`ClusterConfig::allowed_nodes`].
+    allowed: bool,
     /// In the installed topology, or learnt from a redirection since.
     member: bool,
     /// Learnt from a redirection and not yet confirmed by a topology.
@@ -112,6 +116,7 @@ impl Cluster {
             epoch: 0,
             takeovers: Vec::new(),
             nodes: Vec::new(),
+            quiet_until: Instant::default(),
             unknown_nodes,
         };
         if let Some(topology) = server {
@@ -312,6 +317,12 @@ impl Cluster {
         Some(index)
     }
 
+    /// Nodes of the topology that may not be dialled.
+    pub(crate) fn not_allowed(&self) -> impl Iterator<Item = &Address> {
+        let not_allowed = self.nodes.iter().filter(|node| node.member && !node.allowed);
+        not_allowed.map(|node| &node.address)
+    }
+
     /// Nodes that have left the topology, with the connections they still have.
     pub(crate) fn departed(&self) -> impl Iterator<Item = ConnectionId> {
         self.nodes.iter().filter(|node| !node.member).flat_map(Node::all_shared)
@@ -320,7 +331,8 @@ impl Cluster {
     /// Whom to ask for the topology, in random order: all known nodes, those that cannot be reached
     /// last, then the seeds. And how many at a time: no dead node, if there are two others.
     pub(crate) fn candidates(&self, rng: &mut Rng, now: Instant) -> (Vec<Address>, usize) {
-        let mut nodes: Vec<_> = self.nodes.iter().filter(|node| node.member).collect();
+        let mut nodes: Vec<_> =
+            self.nodes.iter().filter(|node| node.member && node.allowed).collect();
         rng.shuffle(&mut nodes);
         nodes.sort_by_key(|node| node.is_backing_off(now));
         let dead = nodes.iter().filter(|node| node.is_backing_off(now)).count();
@@ -348,11 +360,13 @@ impl Cluster {
         };
         let zone = self.config.zones.iter().find(|(host, _)| host.matches(address.host()));
         let zone = zone.map(|(_, zone)| zone.as_str().into());
+        let allowed = self.config.allows(address);
         let node = self.node_mut(index)?;
         if node.address != *address {
             *node = Node::new(address.clone());
         }
         node.zone = zone.or_else(|| node.zone.take());
+        node.allowed = allowed;
         node.member = true;
         Some(index)
     }
@@ -417,6 +431,7 @@ impl Node {
         Self {
             address,
             zone: None,
+            allowed: true,
             member: false,
             unknown: false,
             shared: Vec::new(),
@@ -450,6 +465,11 @@ impl Node {
         if let Some(shared) = self.shared.get_mut(lane.index()) {
             *shared = connection;
         }
+    }
+
+    /// Whether connections to it may be opened at all.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.allowed
     }
 
     /// Counts a connection about to be opened, unless `limit` have been in this second already.
@@ -502,7 +522,7 @@ impl Node {
 
     /// Whether there is no reason to read elsewhere.
     fn is_well(&self, now: Instant) -> bool {
-        now >= self.shunned_until && !self.is_backing_off(now)
+        self.allowed && now >= self.shunned_until && !self.is_backing_off(now)
     }
 
     fn is_vacant(&self) -> bool {

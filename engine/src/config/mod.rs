@@ -1,6 +1,7 @@
 //! What the proxy does, in values that make sense: read once from the plugin configuration, whose
 //! words are those of Envoy's `RedisProxy` and `RedisClusterConfig`.
 
+mod hosts;
 mod json;
 mod key_formatter;
 mod secret;
@@ -8,6 +9,7 @@ mod secret;
 use std::fmt;
 use std::time::Duration;
 
+pub use hosts::{AllowedNodes, HostPattern};
 pub use key_formatter::{Attribute, KeyFormatter};
 pub use secret::Secret;
 use serde::Deserialize;
@@ -188,6 +190,8 @@ pub struct ClusterConfig {
     pub enable_zone_discovery: bool,
     /// Zones by the node's host.
     pub zones: Vec<(HostPattern, String)>,
+    /// Besides the seeds, the nodes that may be dialled; `None`: all.
+    pub allowed_nodes: Option<AllowedNodes>,
 }
 
 impl ClusterConfig {
@@ -198,6 +202,13 @@ impl ClusterConfig {
             true => &self.envoy_cluster_for_names,
             false => &self.envoy_cluster,
         }
+    }
+
+    /// Whether the node at `address` may be dialled, whoever has named it.
+    #[must_use]
+    pub fn allows(&self, address: &Address) -> bool {
+        let allowed = |nodes: &AllowedNodes| nodes.contains(address);
+        self.allowed_nodes.as_ref().is_none_or(allowed) || self.seeds.contains(address)
     }
 }
 
@@ -222,20 +233,6 @@ pub struct Credentials {
     pub username: Option<Secret>,
     /// Its password.
     pub password: Secret,
-}
-
-/// Which hosts are meant.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum HostPattern {
-    /// This host, as the topology names it.
-    Exact(String),
-    /// IP addresses whose first bits are these.
-    Network {
-        /// The network's address.
-        address: std::net::IpAddr,
-        /// How many bits count.
-        prefix_len: u8,
-    },
 }
 
 /// Bounds on what clients and nodes may make the proxy hold.
@@ -323,30 +320,6 @@ impl Routes {
     }
 }
 
-impl HostPattern {
-    /// Whether `host` is meant.
-    pub fn matches(&self, host: &str) -> bool {
-        match self {
-            Self::Exact(name) => name.eq_ignore_ascii_case(host),
-            Self::Network { address, prefix_len } => {
-                host.parse().is_ok_and(|host| starts_like(host, *address, *prefix_len))
-            }
-        }
-    }
-}
-
-/// Whether two addresses of one family have the same first bits.
-fn starts_like(left: std::net::IpAddr, right: std::net::IpAddr, prefix_len: u8) -> bool {
-    use std::net::IpAddr::{V4, V6};
-    let (left, right, bits) = match (left, right) {
-        (V4(left), V4(right)) => (u128::from(left.to_bits()), u128::from(right.to_bits()), 32),
-        (V6(left), V6(right)) => (left.to_bits(), right.to_bits(), 128),
-        _ => return false,
-    };
-    let ignored = 128_u32.min(bits - u32::from(prefix_len).min(bits));
-    (left ^ right).checked_shr(ignored).unwrap_or(0) == 0
-}
-
 impl ConfigError {
     pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { field: field.into(), reason: reason.into() }
@@ -383,25 +356,6 @@ impl Default for Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hosts_are_meant_by_name_or_by_their_first_bits() {
-        let network = |address: &str, prefix_len| HostPattern::Network {
-            address: address.parse().unwrap(),
-            prefix_len,
-        };
-        assert!(HostPattern::Exact("redis-0".to_owned()).matches("Redis-0"));
-        assert!(network("10.1.0.0", 16).matches("10.1.255.3"));
-        assert!(!network("10.1.0.0", 16).matches("10.2.0.1"));
-        assert!(network("0.0.0.0", 0).matches("10.2.0.1"));
-        assert!(!network("0.0.0.0", 0).matches("::1"));
-        assert!(network("10.1.2.3", 32).matches("10.1.2.3"));
-        assert!(!network("10.1.2.3", 32).matches("10.1.2.2"));
-        assert!(network("fd00::", 8).matches("fd12::1"));
-        assert!(!network("fd00::", 8).matches("fe80::1"));
-        assert!(network("::", 0).matches("fe80::1"));
-        assert!(!network("10.0.0.0", 8).matches("redis-0"));
-    }
 
     #[test]
     fn a_fraction_is_what_it_says() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::identity::ask_permit;
+use super::redirection::not_allowed;
 use super::{PING, Proxy};
 use crate::cluster::{Address, NodeIndex};
 use crate::config::{Credentials, ReadPolicy};
@@ -98,6 +99,13 @@ impl Proxy {
         let Some(connection) = connection else {
             if let Some(cluster) = self.clusters.get_mut(cluster) {
                 cluster.refresh.hurry_for_waiting(now);
+                let address = cluster.address(node).filter(|at| !cluster.config.allows(at));
+                if let Some(address) = address
+                    && let Some(request) = self.requests.get_mut(sub_request.request)
+                {
+                    let text = not_allowed(&cluster.config, address);
+                    request.extra_mut().refusal = text.into_bytes();
+                }
             }
             // The topology is the proxy's own business.
             let manner = Manner { identity: None, ..manner };
@@ -312,7 +320,7 @@ impl Proxy {
     ) -> bool {
         let cluster = self.clusters.get_mut(cluster_index);
         let Some(node) = cluster.and_then(|cluster| cluster.node_mut(index)) else { return false };
-        if node.is_backing_off(now) {
+        if !node.is_allowed() || node.is_backing_off(now) {
             return false;
         }
         let may = node.may_connect(self.config.connection_rate_limit, now);

@@ -178,9 +178,14 @@ impl Proxy {
         }
         self.stats.upstream(index).topology_refresh_success += 1;
         let departed: Vec<_> = cluster.departed().collect();
+        let count = cluster.not_allowed().count();
+        let not_allowed = cluster.not_allowed().next().cloned();
         let message = (!was_known || changed).then(|| describe(cluster, topology));
         if let Some(message) = message {
             self.log(LogLevel::Info, message);
+        }
+        if let Some(address) = not_allowed {
+            self.note_not_allowed(index, &address, count as u64, now);
         }
         for connection in departed {
             if let Some(connection) = self.connections.get_mut(connection) {

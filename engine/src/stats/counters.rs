@@ -87,6 +87,9 @@ counters! {
         upstream_cx_drained = "upstream_cx_drained";
         /// Redirections not followed because too many nodes are known from redirections alone.
         max_upstream_unknown_connections_reached = "max_upstream_unknown_connections_reached";
+        /// Nodes that a redirection or a topology has named and `allowed_nodes` does not allow, each
+        /// time.
+        upstream_node_not_allowed = "upstream_node_not_allowed";
         /// Commands, and parts of split ones, that were put on a connection, once for each try.
         upstream_rq_total = "upstream_rq_total";
         /// Commands sent again after a node or a connection had failed them.

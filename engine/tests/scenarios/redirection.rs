@@ -218,19 +218,22 @@ fn two_nodes_that_send_a_command_to_each_other_do_not_spin() {
 }
 
 #[test]
-fn redirections_over_the_threshold_cause_one_refresh() {
+fn redirections_that_tell_nothing_new_cause_one_refresh_over_the_threshold() {
     let mut driver = Driver::with(support::Chunking::Whole, |config| {
         config.clusters[0].redirect_refresh_threshold = 3;
         config.clusters[0].redirect_refresh_interval = Duration::from_millis(100);
         config.clusters[0].refresh_rate = Duration::from_secs(3600);
     });
     let client = driver.connect();
+    driver.ask(client, "SET {s}old 1");
     driver.wait(Duration::from_millis(500));
     assert_eq!(driver.refreshes(), 1);
-    for key in ["a", "b", "c"] {
-        driver.cluster.move_slot(key, other_than(&driver, key));
+    let slot = slotmesh_engine::Slot::of(b"s").number();
+    driver.cluster.migrating.insert(slot, other_than(&driver, "s"));
+    for key in ["{s}1", "{s}2", "{s}3"] {
+        driver.wait(Duration::from_millis(10));
         assert_eq!(driver.refreshes(), 1);
-        driver.ask(client, &format!("GET {key}"));
+        driver.ask(client, &format!("SET {key} 1"));
     }
     driver.wait(Duration::from_secs(1));
     assert_eq!(driver.refreshes(), 2);

@@ -1,12 +1,13 @@
 //! `clusters`: the words of Envoy's `RedisClusterConfig` and `RedisProtocolOptions`, by the names
 //! that routes use.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::{ClusterConfig, ClusterKind, ConfigError, HostPattern};
+use super::super::{AllowedNodes, ClusterConfig, ClusterKind, ConfigError, HostPattern};
 use super::Reader;
 use super::credentials::{self, RawCredentials};
 use super::data_source::DataSource;
@@ -49,6 +50,8 @@ pub(super) struct RawCluster {
     #[serde(alias = "awsIam")]
     aws_iam: Option<IgnoredAny>,
     zones: Option<Entries<String>>,
+    #[serde(alias = "allowedNodes")]
+    allowed_nodes: Option<Vec<String>>,
 }
 
 /// Checks them all; there is at least one.
@@ -132,6 +135,7 @@ impl RawCluster {
             )?,
             enable_zone_discovery: self.enable_zone_discovery.unwrap_or(false),
             zones: check_zones(&at.member("zones"), self.zones)?,
+            allowed_nodes: check_allowed(&at.member("allowed_nodes"), self.allowed_nodes)?,
         })
     }
 }
@@ -158,8 +162,8 @@ fn check_zones(
     let mut checked: Vec<(HostPattern, String)> = Vec::new();
     for (host, zone) in zones.map_or_else(Vec::new, |Entries(zones)| zones) {
         let at = at.member(&host);
-        let host = parse_host(&host).ok_or_else(|| {
-            at.refuse("is no host name, IP address or network such as 10.0.0.0/8")
+        let host = HostPattern::parse(&host).ok_or_else(|| {
+            at.refuse("is no host name, *.domain, IP address or network such as 10.0.0.0/8")
         })?;
         if zone.is_empty() {
             return Err(at.refuse("is empty"));
@@ -172,17 +176,49 @@ fn check_zones(
     Ok(checked)
 }
 
-/// An IP address is a network of one, so that it may be spelt in any way.
-fn parse_host(text: &str) -> Option<HostPattern> {
-    let (address, prefix_len) = text.split_once('/').map_or((text, None), |(l, r)| (l, Some(r)));
-    let Ok(address) = address.parse::<std::net::IpAddr>() else {
-        let is_name = Address::new(text, 1).is_some() && !text.contains([':', '[']);
-        return is_name.then(|| HostPattern::Exact(text.to_owned()));
+/// Reads the nodes that may be dialled: `host`, `host:port` or `host:first-last`.
+fn check_allowed(
+    at: &Field,
+    nodes: Option<Vec<String>>,
+) -> Result<Option<AllowedNodes>, ConfigError> {
+    if nodes.is_none() {
+        return Ok(None);
+    }
+    let nodes = at.each(nodes, |at, node| {
+        let (host, ports) = split_ports(&node).ok_or_else(|| {
+            at.refuse("has ports that are not 1 to 65535, as in host:6379 or host:6379-6384")
+        })?;
+        let host = HostPattern::parse(host).ok_or_else(|| {
+            at.refuse(
+                "is no network such as 10.0.0.0/8, IP address, host name or *.domain, with or \
+                 without ports behind a colon; IPv6 with ports is written [fd00::/8]:6379",
+            )
+        })?;
+        match &host {
+            HostPattern::Network(network) if network.trunc() != *network => {
+                let (meant, single) = (network.trunc(), network.addr());
+                Err(at.refuse(format!("has bits beyond its prefix: write {meant} or {single}")))
+            }
+            _ => Ok((host, ports)),
+        }
+    })?;
+    Ok(Some(AllowedNodes(nodes)))
+}
+
+/// A host and the ports behind it, which are all where none is written; `None`: what is written there
+/// are no ports.
+fn split_ports(node: &str) -> Option<(&str, RangeInclusive<u16>)> {
+    let (host, ports) = match node.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':')?)),
+        // Several colons belong to an IPv6 address.
+        None => match node.split_once(':') {
+            Some((host, ports)) if !ports.contains(':') => (host, Some(ports)),
+            _ => (node, None),
+        },
     };
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let prefix_len = match prefix_len {
-        Some(digits) => digits.parse().ok().filter(|len| *len <= longest)?,
-        None => longest,
-    };
-    Some(HostPattern::Network { address, prefix_len })
+    let Some(ports) = ports else { return Some((host, 1..=u16::MAX)) };
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let ports: RangeInclusive<u16> = first.parse().ok()?..=last.parse().ok()?;
+    (*ports.start() > 0 && !ports.is_empty()).then_some((host, ports))
 }

@@ -194,6 +194,22 @@ fn a_wrong_word_is_named_by_its_path() {
             r#""auth_username": {"inline_string": "x"}"#,
             "clusters.main.auth_username: needs auth_password",
         ),
+        (Cluster, r#""allowed_nodes": {}"#, "clusters.main.allowed_nodes: invalid type: map"),
+        (Cluster, r#""allowed_nodes": [1]"#, "clusters.main.allowed_nodes[0]: invalid type"),
+        (Cluster, r#""allowed_nodes": ["*"]"#, "clusters.main.allowed_nodes[0]: is no network"),
+        (
+            Cluster,
+            r#""allowed_nodes": ["fd00::/8:1"]"#,
+            "clusters.main.allowed_nodes[0]: is no net",
+        ),
+        (Cluster, r#""allowed_nodes": ["a", "a:0"]"#, "clusters.main.allowed_nodes[1]: has ports"),
+        (Cluster, r#""allowed_nodes": ["a:2-1"]"#, "clusters.main.allowed_nodes[0]: has ports"),
+        (Cluster, r#""allowed_nodes": ["[::1]1"]"#, "clusters.main.allowed_nodes[0]: has ports"),
+        (
+            Cluster,
+            r#""allowed_nodes": ["10.1.2.3/8"]"#,
+            "clusters.main.allowed_nodes[0]: has bits beyond its prefix: write 10.0.0.0/8 or 10.1",
+        ),
         (Cluster, r#""credentials": [{}]"#, "clusters.main.credentials[0].address: is required"),
         (
             Cluster,

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use super::super::{
-    Attribute, ClusterKind, Config, FaultKind, Fraction, HostPattern, ReadPolicy, Route, Secret,
+    AllowedNodes, Attribute, ClusterKind, Config, FaultKind, Fraction, HostPattern, ReadPolicy,
+    Route, Secret,
 };
 use super::read;
 use crate::cluster::Address;
@@ -243,7 +244,9 @@ fn every_word_of_a_cluster_is_read() {
                 "auth_password": {"inlineString": "x"}},
                {"address": {"socketAddress": {"address": "::1", "portValue": 3}},
                 "auth_password": {"inline_string": "y"}}],
-           "zones": {"10.0.0.0/8": "a", "redis-0.x": "b", "fd00::1": "c"}"#,
+           "zones": {"10.0.0.0/8": "a", "redis-0.x": "b", "fd00::1": "c"},
+           "allowed_nodes": ["10.0.0.0/8", "*.redis.a:6379", "redis-0:6379-6384", "10.1.2.3:1",
+                             "[fd00::/8]:7", "[fd01::1]", "fd02::1"]"#,
     );
     let cluster = &config.clusters[0];
     let [node, seed] = ["10.0.0.1:1", "redis:1"].map(|text| Address::parse(text).unwrap());
@@ -269,17 +272,26 @@ fn every_word_of_a_cluster_is_read() {
         ]
     );
     assert_eq!(cluster.credentials[3].username, Some(Secret::new(*b"bob")));
-    let network = |address: &str, prefix_len| HostPattern::Network {
-        address: address.parse().unwrap(),
-        prefix_len,
-    };
+    let network = |text: &str| HostPattern::Network(text.parse().unwrap());
     assert_eq!(
         cluster.zones,
         [
-            (network("10.0.0.0", 8), "a".to_owned()),
+            (network("10.0.0.0/8"), "a".to_owned()),
             (HostPattern::Exact("redis-0.x".to_owned()), "b".to_owned()),
-            (network("fd00::1", 128), "c".to_owned()),
+            (network("fd00::1/128"), "c".to_owned()),
         ]
+    );
+    assert_eq!(
+        cluster.allowed_nodes,
+        Some(AllowedNodes(vec![
+            (network("10.0.0.0/8"), 1..=65535),
+            (HostPattern::Below("redis.a".to_owned()), 6379..=6379),
+            (HostPattern::Exact("redis-0".to_owned()), 6379..=6384),
+            (network("10.1.2.3/32"), 1..=1),
+            (network("fd00::/8"), 7..=7),
+            (network("fd01::1/128"), 1..=65535),
+            (network("fd02::1/128"), 1..=65535),
+        ]))
     );
 }
 

@@ -88,6 +88,8 @@ pub(crate) struct Node {
     shared: Vec<Option<ConnectionId>>,
     /// Those that clients of other identities share.
     others: Vec<(Lane, ConnectionId)>,
+    /// A connection to it has ended, and none has served anything since.
+    lost: bool,
     /// Connections that failed in a row.
     failures: u32,
     /// No connection is opened before.
@@ -317,6 +319,13 @@ impl Cluster {
         Some(index)
     }
 
+    /// Nodes that are not read from before there is a connection again.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = NodeIndex> {
+        let nodes = self.nodes.iter().enumerate();
+        let lost = nodes.filter(|(_, node)| node.member && node.lost);
+        lost.filter_map(|(position, _)| NodeIndex::new(position))
+    }
+
     /// Nodes of the topology that may not be dialled.
     pub(crate) fn not_allowed(&self) -> impl Iterator<Item = &Address> {
         let not_allowed = self.nodes.iter().filter(|node| node.member && !node.allowed);
@@ -436,6 +445,7 @@ impl Node {
             unknown: false,
             shared: Vec::new(),
             others: Vec::new(),
+            lost: false,
             failures: 0,
             retry_at: Instant::default(),
             shunned_until: Instant::default(),
@@ -497,6 +507,18 @@ impl Node {
         now < self.retry_at
     }
 
+    /// A connection to it has ended. No read waits until there is another one, if another node can
+    /// take it: to find out that an address is gone may take seconds.
+    pub(crate) fn note_lost(&mut self) {
+        self.lost = true;
+    }
+
+    /// Whether no read is sent there, if another node can take it: it has left the topology, or there
+    /// is no connection since one has ended.
+    pub(crate) fn is_away(&self) -> bool {
+        self.lost || !self.member
+    }
+
     /// A connection failed before it served anything. Returns whether it is the first in a row.
     pub(crate) fn note_failure(&mut self, now: Instant, rng: &mut Rng) -> bool {
         let doubled = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(6));
@@ -507,6 +529,7 @@ impl Node {
 
     /// A connection has served something.
     pub(crate) fn note_success(&mut self) {
+        self.lost = false;
         self.failures = 0;
         self.retry_at = Instant::default();
     }
@@ -541,8 +564,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    const NOW: Instant = Instant::from_nanos(1);
-
     fn cluster() -> Cluster {
         let json = br#"{"settings": {"op_timeout": "1s"},
             "prefix_routes": {"catch_all_route": {"cluster": "c"}},
@@ -569,7 +590,7 @@ mod tests {
     /// What a MOVED for slot 7 by its node a:1 tells.
     fn learn(cluster: &mut Cluster, to: &str) -> Option<News> {
         let (slot, from) = (Slot::new(7).unwrap(), address("a:1"));
-        cluster.learn(slot, &from, &address(to), NOW).map(|(_, news)| news)
+        cluster.learn(slot, &from, &address(to), Instant::default()).map(|(_, news)| news)
     }
 
     fn owner(cluster: &Cluster, slot: u16) -> String {
@@ -582,11 +603,11 @@ mod tests {
         let mut cluster = cluster();
         assert!(!cluster.is_known());
         let halves = topology(&[(0, 8191, "a:1"), (8192, 16383, "b:1")]);
-        assert!(cluster.install(&halves, NOW));
-        assert!(!cluster.install(&halves, NOW));
+        assert!(cluster.install(&halves, Instant::default()));
+        assert!(!cluster.install(&halves, Instant::default()));
         assert_eq!(owner(&cluster, 8191), "a:1");
         assert_eq!(owner(&cluster, 8192), "b:1");
-        assert!(cluster.install(&topology(&[(0, 16383, "b:1")]), NOW));
+        assert!(cluster.install(&topology(&[(0, 16383, "b:1")]), Instant::default()));
         assert_eq!(owner(&cluster, 0), "b:1");
     }
 
@@ -595,7 +616,8 @@ mod tests {
         let mut cluster = cluster();
         let now = Instant::default();
         assert_eq!(cluster.home(now), None);
-        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]), NOW);
+        cluster
+            .install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]), Instant::default());
         let home = |cluster: &Cluster| {
             cluster.nodes[cluster.home(now).unwrap().position()].address.to_string()
         };
@@ -613,16 +635,19 @@ mod tests {
             cluster.lowest_slots().into_iter().map(Slot::number).collect()
         };
         assert_eq!(lowest(&cluster), [0], "nobody owns any");
-        cluster.install(&topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]), NOW);
+        cluster.install(
+            &topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]),
+            Instant::default(),
+        );
         assert_eq!(lowest(&cluster), [0, 10]);
-        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]), NOW);
+        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]), Instant::default());
         assert_eq!(lowest(&cluster), [0, 5, 10]);
     }
 
     #[test]
     fn a_moved_slot_is_learnt_once() {
         let mut cluster = cluster();
-        cluster.install(&topology(&[(0, 16383, "a:1")]), NOW);
+        cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
         assert_eq!(learn(&mut cluster, "b:1"), Some(News::Slot));
         assert_eq!(learn(&mut cluster, "b:1"), Some(News::None));
         assert_eq!(owner(&cluster, 7), "b:1");
@@ -636,7 +661,7 @@ mod tests {
             assert_eq!(learn(&mut cluster, &format!("evil:{port}")), Some(News::Slot));
         }
         assert_eq!(learn(&mut cluster, "evil:101"), None);
-        cluster.install(&topology(&[(0, 16383, "a:1")]), NOW);
+        cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
         assert_eq!(learn(&mut cluster, "evil:101"), Some(News::Slot));
     }
 
@@ -644,7 +669,8 @@ mod tests {
     fn the_place_of_a_departed_node_is_taken_by_the_next() {
         let mut cluster = cluster();
         for round in 0..1000 {
-            cluster.install(&topology(&[(0, 16383, &format!("node-{round}:1"))]), NOW);
+            cluster
+                .install(&topology(&[(0, 16383, &format!("node-{round}:1"))]), Instant::default());
         }
         assert!(cluster.nodes.len() <= 2, "{} nodes are kept", cluster.nodes.len());
     }
@@ -654,7 +680,7 @@ mod tests {
         let mut cluster = cluster();
         let now = Instant::default();
         assert_eq!(cluster.candidates(&mut Rng::new(1), now).0, [address("seed:1")]);
-        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), NOW);
+        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), Instant::default());
         let (candidates, _) = cluster.candidates(&mut Rng::new(1), now);
         assert_eq!(candidates.len(), 3);
         assert_eq!(candidates[2], address("seed:1"));

@@ -48,7 +48,9 @@ impl Shard {
         zone: Option<&str>,
         now: Instant,
     ) -> NodeIndex {
-        let well = |index: NodeIndex| nodes.get(index.position()).is_some_and(|n| n.is_well(now));
+        let well = |index: NodeIndex| {
+            nodes.get(index.position()).is_some_and(|node| node.is_well(now) && !node.lost)
+        };
         let in_our_zone = |index: NodeIndex| {
             let node = nodes.get(index.position());
             zone.is_some() && node.is_some_and(|node| node.zone.as_deref() == zone)

@@ -100,3 +100,91 @@ impl Cluster {
         self.takeovers = takeovers;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::topology::SlotRange;
+    use crate::cluster::{News, Topology};
+    use crate::config::Config;
+
+    /// The primary `a:1` with the replica `b:1`, and the primary `c:1`.
+    fn topology(epoch: u64) -> Topology {
+        let range = |slots, primary: &str, replicas: &[&str]| SlotRange {
+            slots,
+            primary: address(primary),
+            replicas: replicas.iter().map(|replica| address(replica)).collect(),
+        };
+        let ranges = vec![range(0..=99, "a:1", &["b:1"]), range(100..=16383, "c:1", &[])];
+        Topology { ranges, epoch }
+    }
+
+    fn cluster() -> Cluster {
+        let json = br#"{"settings": {"op_timeout": "1s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
+            "clusters": {"c": {"seeds": ["seed:1"]}}}"#;
+        let mut cluster = Cluster::new(Config::from_json(json).unwrap().clusters.remove(0), 100);
+        cluster.install(&topology(5), Instant::default());
+        cluster
+    }
+
+    fn address(text: &str) -> Address {
+        Address::parse(text).unwrap()
+    }
+
+    fn learn(cluster: &mut Cluster, slot: u16, from: &str, to: &str) -> News {
+        let slot = Slot::new(slot).unwrap();
+        cluster.learn(slot, &address(from), &address(to), Instant::default()).unwrap().1
+    }
+
+    fn owners<const N: usize>(cluster: &Cluster, slots: [u16; N]) -> [String; N] {
+        slots.map(|slot| cluster.owner_address(Slot::new(slot).unwrap()).unwrap().to_string())
+    }
+
+    #[test]
+    fn a_replica_takes_over_by_the_word_of_its_primary_alone() {
+        let mut cluster = cluster();
+        assert_eq!(learn(&mut cluster, 7, "c:1", "b:1"), News::Slot);
+        assert_eq!(owners(&cluster, [7, 8]), ["b:1", "a:1"]);
+        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), News::Shard);
+        assert_eq!(owners(&cluster, [7, 8, 9, 100]), ["b:1", "b:1", "b:1", "c:1"]);
+        assert_eq!(cluster.lowest_slots().len(), 2, "they are one shard");
+        assert_eq!(learn(&mut cluster, 100, "c:1", "b:1"), News::Slot);
+        assert_eq!(owners(&cluster, [100, 101]), ["b:1", "c:1"]);
+    }
+
+    #[test]
+    fn a_takeover_that_is_contradicted_leaves_its_first_slot_only() {
+        let mut cluster = cluster();
+        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), News::Shard);
+        assert_eq!(learn(&mut cluster, 8, "b:1", "a:1"), News::Shard);
+        assert_eq!(owners(&cluster, [7, 8, 9]), ["b:1", "a:1", "a:1"]);
+        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), News::Slot);
+        assert_eq!(owners(&cluster, [7, 8, 9]), ["b:1", "a:1", "b:1"]);
+        assert!(!cluster.is_ahead_of_topology());
+    }
+
+    #[test]
+    fn a_topology_undoes_a_takeover_if_it_may_know_of_it_or_time_is_up() {
+        for (epoch, seconds, owner) in
+            [(5, 1, "b:1"), (4, 1, "b:1"), (6, 1, "a:1"), (0, 1, "a:1"), (5, 6, "a:1")]
+        {
+            let mut cluster = cluster();
+            learn(&mut cluster, 7, "a:1", "b:1");
+            let now = Instant::default() + Duration::from_secs(seconds);
+            let changed = cluster.install(&topology(epoch), now);
+            assert_eq!(owners(&cluster, [7]), [owner], "{epoch} {seconds}");
+            assert_eq!(changed, owner == "a:1");
+            assert_eq!(cluster.is_ahead_of_topology(), owner == "b:1");
+        }
+    }
+
+    #[test]
+    fn nodes_that_name_each_other_in_a_circle_move_a_shard_once() {
+        let mut cluster = cluster();
+        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), News::Shard);
+        assert_eq!(learn(&mut cluster, 7, "b:1", "c:1"), News::Slot);
+        assert_eq!(learn(&mut cluster, 7, "c:1", "a:1"), News::Slot);
+        assert_eq!(owners(&cluster, [7, 8]), ["a:1", "b:1"]);
+    }
+}

@@ -340,6 +340,7 @@ impl Proxy {
     ) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let Some(request) = self.requests.waiting(sub_request.request) else { return };
+        let is_open = connection.open;
         let Extra { script, exec, caching, .. } = request.extra();
         let script = script.filter(|_| exec.is_none());
         let (caching, replies) = (*caching, exec.as_ref().map_or(1, |exec| exec.replies));
@@ -392,6 +393,9 @@ impl Proxy {
         self.stats.upstream(connection.cluster).upstream_rq_total += 1;
         if self.config.enable_command_stats {
             self.note_sent(id, sub_request);
+        }
+        if !is_open {
+            self.note_waiting_for_dial(now);
         }
         self.queue_write_upstream(id);
         self.suspend_blocked(id);

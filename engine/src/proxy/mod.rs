@@ -2,7 +2,7 @@
 //!
 //! Its parts follow the way of the bytes: `downstream` reads commands, `command` makes requests of
 //! them, `local` answers some itself, `identity` has nodes say who a client may be, `pubsub` those
-//! about messages, `keyless` says where those without keys go, `dispatch` sends them to nodes,
+//! about messages, `keyless` says where those without keys go, `dispatch` sends them to nodes, `dials` looks after those that wait for a connection,
 //! `upstream` takes in what nodes answer, `redirection` follows nodes that send a command elsewhere,
 //! `deliver` puts replies in order, `relay` hands large ones on as they come, `refresh` keeps the
 //! topology fresh.
@@ -11,6 +11,7 @@ mod client;
 mod command;
 mod dedicated;
 mod deliver;
+mod dials;
 mod dispatch;
 mod downstream;
 mod emulation;
@@ -135,6 +136,8 @@ pub struct Proxy {
     now: Instant,
     next_client_id: u64,
     next_stall_check: Instant,
+    /// When to look after commands that wait for a connection; `None`: none does.
+    next_dial_check: Option<Instant>,
     stats: Recorder,
 }
 
@@ -205,6 +208,7 @@ impl Proxy {
             epoch: 0,
             next_client_id,
             next_stall_check: Instant::default(),
+            next_dial_check: None,
         }
     }
 
@@ -218,6 +222,9 @@ impl Proxy {
         }
         if self.pubsub.next_timeout().is_some_and(|at| at <= now) {
             self.place_subscriptions(now);
+        }
+        if self.next_dial_check.is_some_and(|at| at <= now) {
+            self.check_dials(now);
         }
         self.refresh_topologies(now);
         if self.next_stall_check <= now {
@@ -258,7 +265,8 @@ impl Proxy {
         let stall_check = (self.connections.len() > 0).then_some(self.next_stall_check);
         let waiting = self.hold.next_timeout().into_iter().chain(self.next_delayed());
         let waiting = waiting.chain(self.stats.next_timeout()).chain(self.pubsub.next_timeout());
-        refreshes.chain(requests).chain(waiting).chain(stall_check).min()
+        let checks = stall_check.into_iter().chain(self.next_dial_check);
+        refreshes.chain(requests).chain(waiting).chain(checks).min()
     }
 
     /// The next thing to do; `None`: all is done.

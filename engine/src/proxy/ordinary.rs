@@ -96,7 +96,7 @@ impl Proxy {
         let number = lane_number(Owner::Session(client), self.config.connections_per_node);
         let lane = Lane { manner: Manner { protocol, identity: None }, number };
         let id = cluster.node(node)?.shared(lane)?;
-        let connection = self.connections.get(id)?;
+        let connection = self.connections.get(id).filter(|connection| connection.open)?;
         connection.has_room(len, self.config.limits.connection_bytes).then_some(id)
     }
 

@@ -126,6 +126,7 @@ impl Proxy {
         self.log(LogLevel::Info, message);
         self.epoch += 1;
         self.move_subscriptions(now);
+        self.check_dials(now);
         self.release_held(now);
     }
 
@@ -196,9 +197,22 @@ impl Proxy {
         if changed {
             self.note_new_owners();
         }
+        self.dial_lost(index, now);
         self.move_subscriptions(now);
         self.keep_broadcasts(now);
         self.release_held(now);
+    }
+
+    /// Connects again to the nodes that no read is sent to before.
+    fn dial_lost(&mut self, index: usize, now: Instant) {
+        let Some(cluster) = self.clusters.get(index) else { return };
+        if !self.routes.reads_from_replicas() {
+            return;
+        }
+        let lane = Lane { manner: Manner::default(), number: 0 };
+        for node in cluster.lost().collect::<Vec<_>>() {
+            self.shared_connection(index, node, lane, now);
+        }
     }
 
     fn fail_round(&mut self, index: usize, now: Instant) {

@@ -422,6 +422,7 @@ impl Proxy {
         let Some(node) = cluster.node_mut(index) else { return };
         if let Some(lane) = lane.filter(|lane| node.shared(*lane) == Some(id)) {
             node.set_shared(lane, None);
+            node.note_lost();
         }
         if !connection.answered {
             let first = node.note_failure(now, &mut self.rng);

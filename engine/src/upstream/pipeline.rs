@@ -129,6 +129,11 @@ impl Pipeline {
         }
     }
 
+    /// What all replies to come are for, in their order.
+    pub(crate) fn expectations(&self) -> impl Iterator<Item = Expect> {
+        self.queue.iter().map(|sent| sent.expect)
+    }
+
     /// What the newest command expects.
     pub(crate) fn back(&self) -> Option<Expect> {
         self.queue.back().map(|sent| sent.expect)

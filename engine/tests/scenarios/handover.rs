@@ -233,6 +233,57 @@ fn what_a_primary_refuses_is_served_by_the_replica_that_has_taken_over() {
 }
 
 #[test]
+fn what_waits_for_a_connection_to_an_address_that_is_gone_goes_to_the_replica_that_has_taken_over()
+{
+    each_chunking(|mut driver| {
+        let (client, replica) = prepare(&mut driver);
+        driver.cluster.freeze_views();
+        driver.cluster.set_health(OLD, Health::Unreachable);
+        driver.cut(OLD);
+        driver.command(client, "APPEND a 1");
+        driver.command(client, "APPEND a 2");
+        driver.wait(Duration::from_millis(500));
+        assert_eq!(driver.received(client), "");
+        driver.cluster.promote(replica);
+        driver.wait(Duration::from_millis(250));
+        assert_eq!(driver.received(client), ":2 :3 ");
+    });
+}
+
+#[test]
+fn what_waits_for_a_connection_to_an_address_that_is_gone_goes_where_the_topology_says() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "SET a 0");
+        driver.cluster.set_health(OLD, Health::Unreachable);
+        driver.cut(OLD);
+        driver.command(client, "APPEND a 1");
+        driver.command(client, "APPEND a 2");
+        driver.wait(Duration::from_millis(500));
+        assert_eq!(driver.received(client), "");
+        for key in KEYS {
+            driver.cluster.move_slot(key, 0);
+        }
+        driver.wait(Duration::from_millis(500));
+        assert_eq!(driver.received(client), ":2 :3 ");
+    });
+}
+
+#[test]
+fn a_connection_that_takes_its_time_is_waited_for() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "SET b 0");
+        driver.cluster.set_health(OLD, Health::Unreachable);
+        driver.command(client, "APPEND a 1");
+        driver.wait(Duration::from_secs(1));
+        driver.cluster.set_health(OLD, Health::Well);
+        driver.settle();
+        assert_eq!(driver.received(client), ":1 ");
+    });
+}
+
+#[test]
 fn what_one_node_refuses_is_tried_again_for_as_long_as_the_client_waits() {
     for refusal in REFUSALS {
         each_chunking(|mut driver| {

@@ -78,6 +78,32 @@ fn a_lost_replica_costs_no_read() {
 }
 
 #[test]
+fn no_read_waits_for_a_connection_to_a_replica_that_was_lost() {
+    for policy in [ReadPolicy::Replica, ReadPolicy::PreferReplica, ReadPolicy::Any] {
+        let mut driver = driver(policy);
+        let client = driver.connect();
+        driver.ask(client, "SET a 1");
+        for _ in 0..6 {
+            driver.ask(client, "GET a");
+        }
+        // Its address is gone: what is sent there is not even refused.
+        driver.cluster.set_health("replica-1:1", Health::Unreachable);
+        driver.cut("replica-1:1");
+        for _ in 0..20 {
+            assert_eq!(driver.ask(client, "GET a"), "$1 1 ", "{policy:?}");
+            driver.wait(Duration::from_millis(500));
+        }
+        let before = executed(&driver)[1];
+        driver.cluster.set_health("replica-1:1", Health::Well);
+        driver.wait(Duration::from_secs(6));
+        for _ in 0..6 {
+            assert_eq!(driver.ask(client, "GET a"), "$1 1 ", "{policy:?}");
+        }
+        assert!(executed(&driver)[1] > before, "{policy:?}: it takes its turns again");
+    }
+}
+
+#[test]
 fn preferring_the_primary_reads_from_a_replica_while_the_primary_is_away() {
     let mut driver = driver(ReadPolicy::PreferMaster);
     let client = driver.connect();

@@ -94,7 +94,11 @@ impl World {
         let link = &self.links[&number];
         let refused = |reason| Event::ProxyHangUp(number, reason);
         let Some(node) = link.node else {
-            return self.after(Duration::ZERO, refused("connection refused"));
+            let waits = self.profile.silent_addresses && self.now < link.opened + CONNECT_TIMEOUT;
+            return match waits {
+                true => self.after(Duration::from_millis(50), Event::Dial(number)),
+                false => self.after(Duration::ZERO, refused("no route to host")),
+            };
         };
         match self.cluster.nodes[node].health {
             _ if !link.is_proxys() => {}

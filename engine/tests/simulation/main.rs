@@ -21,7 +21,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use profile::{PEACEFUL, Profile};
+use profile::{ORDERLY, PEACEFUL, Profile};
 use world::World;
 
 /// Seeds of each test, unless the environment says otherwise.
@@ -73,26 +73,25 @@ fn nothing_is_lost_while_replicas_take_over() {
 
 #[test]
 fn nothing_is_lost_while_nodes_that_failed_come_back_elsewhere() {
-    static PROFILE: Profile = Profile { fail_over: 1, new_addresses: true, ..PEACEFUL };
+    static PROFILE: Profile =
+        Profile { fail_over: 1, new_addresses: true, silent_addresses: true, ..PEACEFUL };
     simulate("nothing_is_lost_while_nodes_that_failed_come_back_elsewhere", &PROFILE);
 }
 
 #[test]
 fn nobody_notices_that_nodes_are_restarted_one_after_the_other() {
-    static PROFILE: Profile =
-        Profile { rolling: true, batches: 100, new_addresses: true, ..PEACEFUL };
+    static PROFILE: Profile = Profile { silent_addresses: false, ..ORDERLY };
     simulate("nobody_notices_that_nodes_are_restarted_one_after_the_other", &PROFILE);
 }
 
 #[test]
+fn nobody_notices_it_either_where_old_addresses_do_not_even_refuse() {
+    simulate("nobody_notices_it_either_where_old_addresses_do_not_even_refuse", &ORDERLY);
+}
+
+#[test]
 fn nobody_who_reads_from_replicas_notices_that_nodes_are_restarted() {
-    static PROFILE: Profile = Profile {
-        read_policy: "PREFER_REPLICA",
-        rolling: true,
-        batches: 100,
-        new_addresses: true,
-        ..PEACEFUL
-    };
+    static PROFILE: Profile = Profile { read_policy: "PREFER_REPLICA", ..ORDERLY };
     simulate("nobody_who_reads_from_replicas_notices_that_nodes_are_restarted", &PROFILE);
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const OP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a reply takes at most while nodes are restarted in an orderly manner.
-pub const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Which faults happen, and under which configuration.
 pub struct Profile {
@@ -21,6 +21,8 @@ pub struct Profile {
     pub rolling: bool,
     /// Nodes that have been away come back at another address.
     pub new_addresses: bool,
+    /// Nobody refuses connections to an address that is gone.
+    pub silent_addresses: bool,
     /// Weights of the faults; 0: never.
     pub cut: u32,
     pub reshard: u32,
@@ -46,6 +48,7 @@ pub const PEACEFUL: Profile = Profile {
     torn: 20,
     rolling: false,
     new_addresses: false,
+    silent_addresses: false,
     cut: 0,
     reshard: 0,
     fail_over: 0,
@@ -59,6 +62,15 @@ pub const PEACEFUL: Profile = Profile {
     mirror_bytes: 1 << 20,
     reply_bytes: 1 << 20,
     waiting_reply_bytes: 1 << 20,
+};
+
+/// Nothing goes wrong, but all nodes are restarted and come back elsewhere.
+pub const ORDERLY: Profile = Profile {
+    batches: 100,
+    rolling: true,
+    new_addresses: true,
+    silent_addresses: true,
+    ..PEACEFUL
 };
 
 impl Profile {

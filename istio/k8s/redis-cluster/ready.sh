@@ -1,0 +1,20 @@
+#!/bin/sh
+# Whether this node may get clients, and a rollout may go on to the next one (readinessProbe). Says why not.
+set -eu
+# shellcheck source=istio/k8s/redis-cluster/node.sh
+. "$(dirname "$0")/node.sh"
+
+main() {
+  state=$(printf 'cluster info\ninfo replication\n' | ask "$this_node" 2>&1 | tr -d '\r')
+  is cluster_state:ok || not_ready "Redis says: $(echo "$state" | head -n 1)"
+  is role:master || is master_link_status:up || not_ready "this replica is not in sync with its primary"
+}
+
+is() { echo "$state" | grep -qx "$1"; }
+
+not_ready() {
+  echo "not ready: $1"
+  exit 1
+}
+
+main

@@ -15,6 +15,7 @@ mod keyless;
 mod kubernetes;
 mod large_replies;
 mod pubsub;
+mod restarts;
 mod security;
 mod statistics;
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]

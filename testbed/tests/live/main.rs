@@ -14,6 +14,7 @@ mod hostile_nodes;
 mod keyless;
 mod kubernetes;
 mod large_replies;
+mod new_addresses;
 mod pubsub;
 mod restarts;
 mod security;

@@ -23,14 +23,14 @@ main() {
 
 introduce() {
   known=$(ask "$this_node" cluster nodes 2>/dev/null) || return 0
-  echo "$known" | misses_any || return 0
+  [ -n "$(echo "$known" | missing)" ] || return 0
   for name in $NODES; do
     # id address:port@bus-port flags ...
     other=$(ask "$name" cluster nodes 2>/dev/null | grep myself) || continue
     id=${other%% *}
     if ! seen=$(echo "$known" | grep "^$id "); then
       echo "introduce: $name is not met: its id $id is new here. It is of another cluster, or has lost its volume"
-    elif echo "$seen" | misses_any; then
+    elif [ -n "$(echo "$seen" | missing)" ]; then
       meet "$name" "$(echo "$other" | cut -d ' ' -f 2)"
     fi
   done
@@ -42,11 +42,6 @@ meet() {
   echo "introduce: this node meets $1 at $address: $(
     ask "$this_node" cluster meet "${address%:*}" "$port" "${bus_port%%,*}" 2>&1
   )"
-}
-
-# Whether one of these nodes cannot be reached where this node believes it to be.
-misses_any() {
-  awk '$3 !~ /handshake/ && ($8 != "connected" || $3 ~ /(^|,)(fail[?]?|noaddr)(,|$)/) { found = 1 } END { exit !found }'
 }
 
 main

@@ -12,3 +12,8 @@ ask() {
   shift
   timeout 2 redis-cli -h "$asked" -p "$port" "$@"
 }
+
+# Of the lines of CLUSTER NODES, those of nodes that are not reached where they are believed to be.
+missing() {
+  awk 'NF >= 8 && $3 !~ /handshake/ && ($8 != "connected" || $3 ~ /(^|,)(fail[?]?|noaddr)(,|$)/)'
+}

@@ -5,9 +5,13 @@ set -eu
 . "$(dirname "$0")/node.sh"
 
 main() {
-  state=$(printf 'cluster info\ninfo replication\n' | ask "$this_node" 2>&1 | tr -d '\r')
+  state=$(printf 'cluster info\ninfo replication\ncluster nodes\n' | ask "$this_node" 2>&1 | tr -d '\r')
   is cluster_state:ok || not_ready "Redis says: $(echo "$state" | head -n 1)"
-  is role:master || is master_link_status:up || not_ready "this replica is not in sync with its primary"
+  ! is role:master || return 0
+  is master_link_status:up || not_ready "this replica is not in sync with its primary"
+  # A replica copies from an address: if its primary has left that one, it may copy from somebody else.
+  primary=$(echo "$state" | awk '$3 ~ /myself/ { print $4 }')
+  ! echo "$state" | missing | grep -q "^$primary " || not_ready "its primary is not where this replica copies from"
 }
 
 is() { echo "$state" | grep -qx "$1"; }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use slotmesh_testbed::TempDir;
 use slotmesh_testbed::process::run;
 use slotmesh_testbed::wait::{Probe, until};
 
-use crate::support::pods::{ALL, COUNT, Pods};
+use crate::support::pods::{ALL, COUNT, Pods, program};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,4 +72,28 @@ fn a_node_is_ready_while_it_is_in_sync_and_in_a_cluster_that_is_ok() {
     pods.kill(replica);
     let said = format!("{:#}", run(probe, PATIENCE).unwrap_err());
     assert!(said.contains("not ready: Redis says: Could not connect"), "{said}");
+}
+
+#[test]
+fn a_replica_that_may_copy_from_another_node_than_its_primary_is_not_ready() {
+    let programs = TempDir::new("programs").unwrap();
+    let probe = |primary: &str| {
+        let (me, other) = ("a".repeat(40), "b".repeat(40));
+        let redis = format!(
+            "cluster_state:ok\nrole:slave\nmaster_link_status:up\n\
+             {me} 10.0.0.1:6379@16379 myself,slave {other} 0 1 1 connected\n\
+             {other} {primary} 0-5460\n"
+        );
+        let mut script = Pods::start(0).script_at("10.0.0.1", "ready.sh");
+        script.env("PATH", program(&programs, "redis-cli", &format!("cat <<'END'\n{redis}END")));
+        run(script, PATIENCE)
+    };
+    probe("10.0.0.2:6379@16379 master - 0 1 1 connected").unwrap();
+    for primary in [
+        ":0@0 master,noaddr - 0 1 1 disconnected",
+        "10.0.0.2:6379@16379 master,fail - 0 1 1 connected",
+    ] {
+        let said = format!("{:#}", probe(primary).unwrap_err());
+        assert!(said.contains("its primary is not where this replica copies from"), "{said}");
+    }
 }

@@ -25,6 +25,18 @@ fn start_and_fill() -> (Pods, Envoy) {
     for key in 0..KEYS {
         assert_eq!(client.call(&["SET", &format!("key:{key}"), "value"]), b"+OK\r\n");
     }
+    // Redis may hold back what it appends to its file while another fsync runs.
+    until("all to be in the files", PATIENCE, || {
+        let behind = ALL.into_iter().find(|pod| {
+            let info = pods.ask(*pod, &["INFO", "persistence"]).unwrap();
+            !info.lines().any(|line| line == "aof_buffer_length:0")
+        });
+        Ok(match behind {
+            None => Probe::Ready(()),
+            Some(pod) => Probe::NotYet(format!("pod {pod} holds something back")),
+        })
+    })
+    .unwrap();
     (pods, envoy)
 }
 

@@ -1,20 +1,18 @@
 //! Pods of istio/k8s/redis-cluster that stop and come back: their scripts, and what clients of Slotmesh see.
 
 use std::collections::HashMap;
-use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, thread};
 
 use serde_json::json;
 use slotmesh_testbed::process::run;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{Envoy, EnvoyOptions, PluginConfig, TempDir, locate};
 
-use crate::support::pods::{ALL, NETWORKS, Pods, address};
+use crate::support::pods::{ALL, NETWORKS, Pods, address, program};
 use crate::support::{Client, StopOnDrop};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -214,17 +212,15 @@ fn a_primary_asks_another_replica_if_one_does_not_take_over() {
     let (pods, primary, replicas) = with_two_replicas();
     // What is asked first accepts and does nothing.
     let programs = TempDir::new("programs").unwrap();
-    let (asked, program) = (programs.path().join("asked"), programs.path().join("redis-cli"));
-    let lame = format!(
-        "#!/bin/sh\ncase \"$*\" in *'cluster failover') [ -e {asked} ] || {{ touch {asked}; echo OK; exit; }} ;; esac\n\
-         exec {redis_cli} \"$@\"\n",
-        asked = asked.display(),
+    let redis_cli = format!(
+        "case \"$*\" in *'cluster failover')\n\
+         [ -e {asked} ] || {{ touch {asked}; echo OK; exit; }} ;; esac\n\
+         exec {redis_cli} \"$@\"",
+        asked = programs.path().join("asked").display(),
         redis_cli = locate::program("redis-cli").unwrap().display(),
     );
-    fs::write(&program, lame).unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let mut hook = pods.script(primary, "handover.sh");
-    hook.env("PATH", format!("{}:{}", programs.path().display(), env::var("PATH").unwrap()));
+    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
     let said = run(hook, PATIENCE).unwrap();
     for replica in replicas {
         assert!(said.contains(&format!("to {}: OK", pods.address(replica))), "{said}");

@@ -1,7 +1,10 @@
 //! The pods of istio/k8s/redis-cluster on this machine. Loopback has as many addresses as one likes, so that
 //! a pod can come back at a new one, as in Kubernetes.
 
+use std::env;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -58,7 +61,7 @@ impl Pods {
     /// Starts the containers of a pod as the StatefulSet does, at `address`, on the volume that it has had.
     pub(crate) fn start_pod(&mut self, pod: usize, address: &str) {
         let volume = self.volumes.path().join(pod.to_string());
-        std::fs::create_dir_all(&volume).unwrap();
+        fs::create_dir_all(&volume).unwrap();
         let mut redis = Command::new("redis-server");
         redis.arg(directory().join("redis.conf")).arg("--dir").arg(&volume);
         redis.args(["--cluster-announce-ip", address, "--bind", address]);
@@ -113,7 +116,8 @@ impl Pods {
         self.script_at(self.address(pod), name)
     }
 
-    fn script_at(&self, address: &str, name: &str) -> Command {
+    /// A script as at any address.
+    pub(crate) fn script_at(&self, address: &str, name: &str) -> Command {
         let mut script = Command::new("sh");
         script.arg(directory().join(name));
         script.env("NODE_HOST", address).env("PORT", self.port.number().to_string());
@@ -191,6 +195,14 @@ impl Pods {
 /// The address of a pod in one of the networks.
 pub(crate) fn address(network: &str, pod: usize) -> String {
     format!("{network}.{}", pod + 1)
+}
+
+/// Writes a shell script that is run in the place of a program, and returns the `PATH` for that.
+pub(crate) fn program(dir: &TempDir, name: &str, script: &str) -> String {
+    let file = dir.path().join(name);
+    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    format!("{}:{}", dir.path().display(), env::var("PATH").unwrap())
 }
 
 fn directory() -> PathBuf {

@@ -7,7 +7,6 @@ set -eu
 # shellcheck source=istio/k8s/redis-cluster/node.sh
 . "$(dirname "$0")/node.sh"
 
-quiet_seconds=${QUIET_SECONDS:-2}
 end=$(($(date +%s) + ${LIMIT:-40}))
 
 main() {
@@ -69,7 +68,7 @@ is_primary() { ask "$this_node" cluster nodes | grep -q 'myself,master.* connect
 
 is_quiet() {
   before=$(redirections)
-  sleep "$quiet_seconds"
+  sleep 2
   [ "$(redirections)" = "$before" ]
 }
 

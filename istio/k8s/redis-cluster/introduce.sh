@@ -16,7 +16,7 @@ main() {
     [ "$report" = "$said" ] || echo "$report"
     said=$report
     # Not in the foreground: a shell handles a signal when its command has ended.
-    sleep 1 &
+    sleep 2 &
     wait $!
   done
 }

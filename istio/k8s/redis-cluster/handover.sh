@@ -10,8 +10,13 @@ set -eu
 end=$(($(date +%s) + ${LIMIT:-40}))
 
 main() {
+  id=$(ask_until_it_answers cluster myid)
+  if [ "${#id}" -ne 40 ]; then
+    echo "handover: nothing to hand over. Redis says: $id"
+    return
+  fi
   # Other nodes that stop do not choose this one. It is a setting of the process: a restart ends it.
-  ask "$this_node" config set cluster-replica-no-failover yes >/dev/null || true
+  ask_until_it_answers config set cluster-replica-no-failover yes >/dev/null
   while in_time; do
     if is_primary; then
       hand_over || return 0
@@ -22,33 +27,41 @@ main() {
   echo "handover: the time is over"
 }
 
+# What this node answers. It may be too busy to do so at once.
+ask_until_it_answers() {
+  until answer=$(ask "$this_node" "$@" 2>&1) || ! in_time; do
+    sleep 0.5
+  done
+  echo "$answer"
+}
+
 # Fails if there is nobody who could ever take over.
 hand_over() {
-  id=$(ask "$this_node" cluster myid)
-  replicas=$(ask "$this_node" cluster replicas "$id" | awk '{ sub(/:[0-9]+@.*/, "", $2); print $2 }')
+  replicas=$(ask "$this_node" cluster replicas "$id") || return 0
   if [ -z "$replicas" ]; then
     echo "handover: this primary has no replica"
     return 1
   fi
-  for replica in $(in_sync "$replicas"); do
+  for replica in $(able "$(echo "$replicas" | awk '{ sub(/:[0-9]+@.*/, "", $2); print $2 }')"); do
     echo "handover: to $replica: $(ask "$replica" cluster failover)"
     if has_taken_over; then
       echo "handover: $replica is the primary now"
       return 0
     fi
   done
-  # A replica that has just been restarted may come into sync yet.
+  # A replica that has just been restarted may be able to take over soon.
   sleep 0.5
 }
 
-# Those of the replicas that could take over now, the most advanced one first.
-in_sync() {
+# Those of the replicas that could take over now, the most advanced one first. This node stops serving writes when
+# it has asked one, for as long as 5 seconds: so it asks nobody who would not be elected.
+able() {
   for replica in $1; do
-    printf 'info replication\ncluster nodes\n' | ask "$replica" | tr -d '\r' | awk -v replica="$replica" '
-      /^master_link_status:up$/ { up = 1 }
-      /^slave_repl_offset:/ { offset = substr($0, index($0, ":") + 1) }
-      $3 ~ /myself/ { willing = $3 !~ /nofailover/ }
-      END { if (up && willing) print offset, replica }'
+    state=$(printf 'info replication\ncluster nodes\n' | ask "$replica" | tr -d '\r')
+    if echo "$state" | grep -qx master_link_status:up && ! echo "$state" | grep -q 'myself.*nofailover' &&
+      reaches_most_owners "$state"; then
+      echo "$(echo "$state" | sed -n 's/^slave_repl_offset://p') $replica"
+    fi
   done | sort -rn | cut -d ' ' -f 2
 }
 
@@ -63,8 +76,11 @@ has_taken_over() {
   return 1
 }
 
-# Whether this node owns slots.
-is_primary() { ask "$this_node" cluster nodes | grep -q 'myself,master.* connected [0-9[]'; }
+# Whether this node owns slots, or is too busy to say.
+is_primary() {
+  view=$(ask "$this_node" cluster nodes) || return 0
+  echo "$view" | owners | grep -q myself
+}
 
 is_quiet() {
   before=$(redirections)

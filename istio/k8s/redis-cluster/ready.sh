@@ -6,7 +6,9 @@ set -eu
 
 main() {
   state=$(printf 'cluster info\ninfo replication\ncluster nodes\n' | ask "$this_node" 2>&1 | tr -d '\r')
-  is cluster_state:ok || not_ready "Redis says: $(echo "$state" | head -n 1)"
+  first=$(echo "$state" | head -n 1)
+  is cluster_state:ok || not_ready "Redis says: ${first:-nothing}"
+  reaches_most_owners "$state" || not_ready "this node does not reach most primaries"
   ! is role:master || return 0
   is master_link_status:up || not_ready "this replica is not in sync with its primary"
   # A replica copies from an address: if its primary has left that one, it may copy from somebody else.

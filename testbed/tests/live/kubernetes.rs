@@ -74,26 +74,41 @@ fn a_node_is_ready_while_it_is_in_sync_and_in_a_cluster_that_is_ok() {
     assert!(said.contains("not ready: Redis says: Could not connect"), "{said}");
 }
 
+/// What the readiness probe of a replica says that sees three primaries so, the first one being its own.
+fn probe_of_replica(primaries: [&str; 3]) -> String {
+    let programs = TempDir::new("programs").unwrap();
+    let nodes: String =
+        (0..3).map(|n| format!("{n} 10.0.0.{n}:6379@16379 {} {n}\n", primaries[n])).collect();
+    let redis_cli = format!(
+        "cat <<'END'\ncluster_state:ok\nrole:slave\nmaster_link_status:up\n\
+         9 10.0.0.9:6379@16379 myself,slave 0 0 1 1 connected\n{nodes}END"
+    );
+    let mut script = Pods::start(0).script_at("10.0.0.9", "ready.sh");
+    script.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    run(script, PATIENCE).unwrap_or_else(|error| format!("{error:#}"))
+}
+
+const WELL: &str = "master - 0 1 1 connected";
+const LOST: [&str; 4] = [
+    "master,noaddr - 0 1 1 disconnected",
+    "master - 0 1 1 disconnected",
+    "master,fail? - 0 1 1 connected",
+    // A ping of long ago that nobody has answered.
+    "master - 1796061338000 1 1 connected",
+];
+
 #[test]
 fn a_replica_that_may_copy_from_another_node_than_its_primary_is_not_ready() {
-    let programs = TempDir::new("programs").unwrap();
-    let probe = |primary: &str| {
-        let (me, other) = ("a".repeat(40), "b".repeat(40));
-        let redis = format!(
-            "cluster_state:ok\nrole:slave\nmaster_link_status:up\n\
-             {me} 10.0.0.1:6379@16379 myself,slave {other} 0 1 1 connected\n\
-             {other} {primary} 0-5460\n"
-        );
-        let mut script = Pods::start(0).script_at("10.0.0.1", "ready.sh");
-        script.env("PATH", program(&programs, "redis-cli", &format!("cat <<'END'\n{redis}END")));
-        run(script, PATIENCE)
-    };
-    probe("10.0.0.2:6379@16379 master - 0 1 1 connected").unwrap();
-    for primary in [
-        ":0@0 master,noaddr - 0 1 1 disconnected",
-        "10.0.0.2:6379@16379 master,fail - 0 1 1 connected",
-    ] {
-        let said = format!("{:#}", probe(primary).unwrap_err());
+    assert_eq!(probe_of_replica([WELL, WELL, LOST[0]]), "");
+    for lost in LOST {
+        let said = probe_of_replica([lost, WELL, WELL]);
         assert!(said.contains("its primary is not where this replica copies from"), "{said}");
     }
+}
+
+/// For five seconds it believes all the same that the cluster is ok.
+#[test]
+fn a_node_that_has_just_lost_most_primaries_is_not_ready() {
+    let said = probe_of_replica([WELL, LOST[1], LOST[3]]);
+    assert!(said.contains("this node does not reach most primaries"), "{said}");
 }

@@ -279,3 +279,50 @@ fn a_node_that_has_no_cluster_stops_without_waiting_for_a_replica() {
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+#[test]
+fn a_node_that_refuses_to_answer_stops_and_says_why() {
+    let pods = Pods::start(1);
+    assert_eq!(pods.ask(0, &["CONFIG", "SET", "requirepass", "secret"]).unwrap(), "OK");
+    let said = run(pods.script(0, "handover.sh"), PATIENCE).unwrap();
+    assert!(said.contains("nothing to hand over. Redis says: NOAUTH"), "{said}");
+}
+
+/// What is busy is asked again: it may still own slots.
+#[test]
+fn a_primary_that_is_busy_for_a_while_hands_over_all_the_same() {
+    let pods = Pods::start_cluster();
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    let programs = TempDir::new("programs").unwrap();
+    let redis_cli = format!(
+        "n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
+         [ $n -gt 6 ] || exit 124\nexec {redis_cli} \"$@\"",
+        count = programs.path().join("count").display(),
+        redis_cli = locate::program("redis-cli").unwrap().display(),
+    );
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let said = run(hook, PATIENCE).unwrap();
+    assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
+}
+
+/// It would not be elected, and meanwhile the primary would hold all writes back.
+#[test]
+fn a_replica_that_does_not_reach_most_primaries_is_not_asked() {
+    let pods = Pods::start_cluster();
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    let programs = TempDir::new("programs").unwrap();
+    // The view of the replica, without its links to the others.
+    let redis_cli = format!(
+        "case \"$*\" in '-h {replica} '*) {redis_cli} \"$@\" | sed '/myself/!s/ connected/ disconnected/' ;;\n\
+         *) exec {redis_cli} \"$@\" ;; esac",
+        replica = pods.address(replica),
+        redis_cli = locate::program("redis-cli").unwrap().display(),
+    );
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("LIMIT", "5").env("PATH", program(&programs, "redis-cli", &redis_cli));
+    assert_eq!(run(hook, PATIENCE).unwrap(), "handover: the time is over\n");
+    assert!(pods.is_primary(primary));
+}

@@ -38,7 +38,8 @@ struct Pod {
 }
 
 impl Pods {
-    /// Starts the first `count` of them at the first network's addresses; no cluster yet.
+    /// Starts the first `count` of them at the first network's addresses, and waits until they answer. There is no
+    /// cluster yet.
     pub(crate) fn start(count: usize) -> Self {
         let mut pods = Self {
             port: Port::free().unwrap(),
@@ -47,6 +48,15 @@ impl Pods {
         };
         for pod in 0..count {
             pods.start_pod(pod, &address(NETWORKS[0], pod));
+        }
+        for pod in 0..count {
+            until("a server to answer", PATIENCE, || {
+                Ok(match pods.ask(pod, &["PING"]) {
+                    Ok(_) => Probe::Ready(()),
+                    Err(error) => Probe::NotYet(format!("{error:#}")),
+                })
+            })
+            .unwrap();
         }
         pods
     }

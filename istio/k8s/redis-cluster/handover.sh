@@ -8,6 +8,7 @@ set -eu
 . "$(dirname "$0")/node.sh"
 
 end=$(($(date +%s) + ${LIMIT:-40}))
+next_try=0
 
 main() {
   id=$(ask_until_it_answers cluster myid)
@@ -42,15 +43,28 @@ hand_over() {
     echo "handover: this primary has no replica"
     return 1
   fi
-  for replica in $(able "$(echo "$replicas" | awk '{ sub(/:[0-9]+@.*/, "", $2); print $2 }')"); do
-    echo "handover: to $replica: $(ask "$replica" cluster failover)"
-    if has_taken_over; then
-      echo "handover: $replica is the primary now"
-      return 0
-    fi
-  done
+  if [ "$(date +%s)" -ge "$next_try" ] && is_our_turn; then
+    for replica in $(able "$(echo "$replicas" | awk '{ sub(/:[0-9]+@.*/, "", $2); print $2 }')"); do
+      echo "handover: to $replica: $(ask "$replica" cluster failover)"
+      if has_taken_over; then
+        echo "handover: $replica is the primary now"
+        return 0
+      fi
+      # Twice the time for an election: until then Redis refuses to hold another one.
+      next_try=$(($(date +%s) + 20))
+    done
+  fi
   # A replica that has just been restarted may be able to take over soon.
   sleep 0.5
+}
+
+# Elections at the same time take votes from each other. So primaries that stop at the same time take turns of two
+# seconds, and begin in the first one.
+is_our_turn() {
+  stopping=$(echo "$view" | owners | awk '$3 ~ /nofailover/ || $3 ~ /myself/ { print $1 }' | sort)
+  count=$(echo "$stopping" | wc -l)
+  place=$(echo "$stopping" | grep -n "$id" | cut -d : -f 1)
+  [ "$count" -eq 1 ] || [ $(($(date +%s) % (2 * count))) -eq $((2 * place - 2)) ]
 }
 
 # Those of the replicas that could take over now, the most advanced one first. This node stops serving writes when

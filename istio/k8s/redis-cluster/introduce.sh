@@ -13,7 +13,7 @@ main() {
   said=
   while :; do
     report=$(introduce)
-    [ "$report" = "$said" ] || echo "$report"
+    [ "$report" = "$said" ] || echo "${report:-introduce: no node is missing any more}"
     said=$report
     # Not in the foreground: a shell handles a signal when its command has ended.
     sleep 2 &

@@ -17,6 +17,12 @@ use crate::support::{Client, StopOnDrop};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A real mesh is held to 0.5 s; the rest is for a busy machine.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// What takes longer gets an error.
+const OP_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Keys of each client: those that it writes again and again, and those that it only reads.
 const KEYS: usize = 200;
 
@@ -115,7 +121,7 @@ fn under_load(proxy: SocketAddr, change: impl FnOnce(&dyn Fn())) -> Vec<Seen> {
 
 fn envoy(pods: &Pods, read_policy: &str) -> Envoy {
     let config = json!({
-        "settings": {"op_timeout": "5s", "read_policy": read_policy},
+        "settings": {"op_timeout": format!("{}s", OP_TIMEOUT.as_secs()), "read_policy": read_policy},
         "prefix_routes": {"catch_all_route": {"cluster": "redis"}},
         "clusters": {"redis": {"seeds": pods.seeds()}},
     });
@@ -124,16 +130,17 @@ fn envoy(pods: &Pods, read_policy: &str) -> Envoy {
 
 #[test]
 fn a_rolling_restart_costs_no_command_with_reads_from_primaries() {
-    restart_all("MASTER");
+    restart_all("MASTER", SHORT);
 }
 
 #[test]
 fn a_rolling_restart_costs_no_command_with_reads_from_replicas() {
-    restart_all("REPLICA");
+    // A read may be sent to a replica that has just gone: no error comes of it, but a pause.
+    restart_all("REPLICA", OP_TIMEOUT);
 }
 
 /// All pods one after the other, the last one first, each to a new address.
-fn restart_all(read_policy: &str) {
+fn restart_all(read_policy: &str, longest_pause: Duration) {
     let mut pods = Pods::start_cluster();
     let envoy = envoy(&pods, read_policy);
     pods.wait_until_ready(&ALL, PATIENCE).unwrap();
@@ -147,18 +154,17 @@ fn restart_all(read_policy: &str) {
         }
     });
     assert!(said.matches("is the primary now").count() >= 3, "{said}");
-    check(&format!("rolling restart, {read_policy}"), &seen, &said);
+    check(&format!("rolling restart, {read_policy}"), &seen, longest_pause, &said);
 }
 
-/// No error, and no pause that is worth mentioning.
-fn check(what: &str, seen: &[Seen], said: &str) {
+/// No error, and no pause that is longer than allowed.
+fn check(what: &str, seen: &[Seen], longest_pause: Duration, said: &str) {
     let commands: usize = seen.iter().map(|seen| seen.commands).sum();
     let errors: Vec<&String> = seen.iter().flat_map(|seen| &seen.errors).collect();
     let longest = seen.iter().map(|seen| seen.longest_pause).max().unwrap();
     eprintln!("{what}: {commands} commands, {} errors, longest pause {longest:?}", errors.len());
     assert!(errors.is_empty(), "{}: {:?}\n{said}", errors.len(), &errors[..errors.len().min(5)]);
-    // A real mesh is held to 0.5 s; the rest is for a busy machine.
-    assert!(longest < Duration::from_secs(2), "{longest:?}\n{said}");
+    assert!(longest < longest_pause, "{longest:?}\n{said}");
 }
 
 /// `kubectl delete pod --all`: a shard's primary and its replica never stop at the same time, for each of
@@ -184,7 +190,11 @@ fn pods_that_are_all_deleted_at_once_stop_in_turn_and_cost_no_command() {
         });
         pods.lock().unwrap().wait_until_ready(&ALL, PATIENCE).unwrap();
     });
-    check("all deleted at once", &seen, &said.lock().unwrap());
+    let said = said.into_inner().unwrap();
+    // Elections at the same time take votes from each other.
+    let [asked, elected] = [": OK", "is the primary now"].map(|what| said.matches(what).count());
+    assert_eq!(asked, elected, "{said}");
+    check("all deleted at once", &seen, SHORT, &said);
 }
 
 /// A primary with two replicas.

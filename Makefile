@@ -15,7 +15,7 @@ proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
 
 shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image scripts/fuzz \
-	istio/k8s/redis-cluster/create-cluster.sh kind-cluster/kind .ci/run
+	$(wildcard istio/k8s/redis-cluster/*.sh) kind-cluster/kind .ci/run
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

@@ -1,9 +1,8 @@
 #!/bin/sh
-# Joins $NODES to a cluster with one replica for each primary. Where there is one already, it only tells
-# every node where the others are now: pods that all moved at once have lost each other's addresses.
+# Joins $NODES to a cluster with one replica for each primary, unless there is one already.
 set -eu
-
-port=${PORT:-6379}
+# shellcheck source=istio/k8s/redis-cluster/node.sh
+. "$(dirname "$0")/node.sh"
 
 main() {
   for node in $NODES; do
@@ -18,8 +17,6 @@ main() {
   done
   if [ "$assigned" -eq 0 ]; then
     create
-  else
-    introduce
   fi
 
   for node in $NODES; do
@@ -36,14 +33,6 @@ create() {
   done
   # shellcheck disable=SC2086 # one word for each node
   redis-cli --cluster create $seeds --cluster-replicas 1 --cluster-yes
-}
-
-introduce() {
-  for node in $NODES; do
-    for address in $addresses; do
-      ask "$node" cluster meet "$address" "$port" >/dev/null
-    done
-  done
 }
 
 wait_for() {
@@ -69,11 +58,5 @@ sees_all() {
 address() { ask "$1" config get cluster-announce-ip | tail -n 1; }
 
 info() { ask "$1" cluster info | tr -d '\r' | sed -n "s/^$2://p"; }
-
-ask() {
-  host=$1
-  shift
-  redis-cli -h "$host" -p "$port" "$@"
-}
 
 main

@@ -14,7 +14,9 @@ mod hostile_nodes;
 mod keyless;
 mod kubernetes;
 mod large_replies;
+mod new_addresses;
 mod pubsub;
+mod restarts;
 mod security;
 mod statistics;
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]

@@ -2,6 +2,7 @@
 
 mod client;
 pub(crate) mod packages;
+pub(crate) mod pods;
 pub(crate) mod proxy;
 mod workload;
 

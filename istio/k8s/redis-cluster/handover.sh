@@ -1,0 +1,110 @@
+#!/bin/sh
+# Run before a node stops (preStop). A primary hands its role to a replica that is in sync. Then the node
+# waits until no client has been redirected for a while: all of them have learnt where to go.
+#
+# It ends after $LIMIT seconds at the latest. Redis stops then all the same, and the others elect a primary.
+set -eu
+# shellcheck source=istio/k8s/redis-cluster/node.sh
+. "$(dirname "$0")/node.sh"
+
+end=$(($(date +%s) + ${LIMIT:-40}))
+next_try=0
+
+main() {
+  id=$(ask_until_it_answers cluster myid)
+  if [ "${#id}" -ne 40 ]; then
+    echo "handover: nothing to hand over. Redis says: $id"
+    return
+  fi
+  # Other nodes that stop do not choose this one. It is a setting of the process: a restart ends it.
+  ask_until_it_answers config set cluster-replica-no-failover yes >/dev/null
+  while in_time; do
+    if is_primary; then
+      hand_over || return 0
+    elif is_quiet && ! is_primary; then
+      return 0
+    fi
+  done
+  echo "handover: the time is over"
+}
+
+# What this node answers. It may be too busy to do so at once.
+ask_until_it_answers() {
+  until answer=$(ask "$this_node" "$@" 2>&1) || ! in_time; do
+    sleep 0.5
+  done
+  echo "$answer"
+}
+
+# Fails if there is nobody who could ever take over.
+hand_over() {
+  replicas=$(ask "$this_node" cluster replicas "$id") || return 0
+  if [ -z "$replicas" ]; then
+    echo "handover: this primary has no replica"
+    return 1
+  fi
+  if [ "$(date +%s)" -ge "$next_try" ] && is_our_turn; then
+    for replica in $(able "$(echo "$replicas" | awk '{ sub(/:[0-9]+@.*/, "", $2); print $2 }')"); do
+      echo "handover: to $replica: $(ask "$replica" cluster failover)"
+      if has_taken_over; then
+        echo "handover: $replica is the primary now"
+        return 0
+      fi
+      # Twice the time for an election: until then Redis refuses to hold another one.
+      next_try=$(($(date +%s) + 20))
+    done
+  fi
+  # A replica that has just been restarted may be able to take over soon.
+  sleep 0.5
+}
+
+# Elections at the same time take votes from each other. So primaries that stop at the same time take turns of two
+# seconds, and begin in the first one.
+is_our_turn() {
+  stopping=$(echo "$view" | owners | awk '$3 ~ /nofailover/ || $3 ~ /myself/ { print $1 }' | sort)
+  count=$(echo "$stopping" | wc -l)
+  place=$(echo "$stopping" | grep -n "$id" | cut -d : -f 1)
+  [ "$count" -eq 1 ] || [ $(($(date +%s) % (2 * count))) -eq $((2 * place - 2)) ]
+}
+
+# Those of the replicas that could take over now, the most advanced one first. This node stops serving writes when
+# it has asked one, for as long as 5 seconds: so it asks nobody who would not be elected.
+able() {
+  for replica in $1; do
+    state=$(printf 'info replication\ncluster nodes\n' | ask "$replica" | tr -d '\r')
+    if echo "$state" | grep -qx master_link_status:up && ! echo "$state" | grep -q 'myself.*nofailover' &&
+      reaches_most_owners "$state"; then
+      echo "$(echo "$state" | sed -n 's/^slave_repl_offset://p') $replica"
+    fi
+  done | sort -rn | cut -d ' ' -f 2
+}
+
+# Redis gives up a failover that takes 5 seconds.
+has_taken_over() {
+  tries=60
+  while [ "$tries" -gt 0 ] && in_time; do
+    is_primary || return 0
+    tries=$((tries - 1))
+    sleep 0.1
+  done
+  return 1
+}
+
+# Whether this node owns slots, or is too busy to say.
+is_primary() {
+  view=$(ask "$this_node" cluster nodes) || return 0
+  echo "$view" | owners | grep -q myself
+}
+
+is_quiet() {
+  before=$(redirections)
+  sleep 2
+  [ "$(redirections)" = "$before" ]
+}
+
+# How many commands this node has answered with MOVED.
+redirections() { ask "$this_node" info errorstats | grep errorstat_MOVED || true; }
+
+in_time() { [ "$(date +%s)" -lt "$end" ]; }
+
+main

@@ -67,6 +67,8 @@ link_programs() {
 wait_for_node() {
   wait_until 60 node_runs || die "the node did not start: $(cat "$state/log/keeper")"
   wait_until 60 "$here/kubectl" get --raw /readyz || die "the API server did not get ready; $state/log says why"
+  # The API server asks the kubelet for logs and the like, with a certificate of this group.
+  "$here/kubectl" create clusterrolebinding api-server --clusterrole system:kubelet-api-admin --group kubeadm:cluster-admins
   "$here/kubectl" apply --filename - <<<"$(volumes)" >/dev/null
   wait_until 60 "$here/kubectl" wait --for=condition=Ready node/node --timeout=1s ||
     die "the node did not get ready; $state/log says why"

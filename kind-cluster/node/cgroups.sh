@@ -25,7 +25,7 @@ cgroups_make() { # FILE
   while IFS=: read -r _ controllers path; do
     [[ -n $controllers && $controllers != name=* ]] || continue
     directory=/sys/fs/cgroup/$controllers${path%/}/$(cgroup_name)
-    mkdir "$directory"
+    mkdir -p "$directory"
     echo "$directory" >>"$1"
     # A set without processors and memory takes no process.
     if [[ -e $directory/cpuset.cpus ]]; then

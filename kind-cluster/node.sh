@@ -39,7 +39,10 @@ network_check="
 
 cluster_build() {
   timed "Debian's containerd, runc and registry" packages_build
+  # This downloads and unpacks, while that compiles.
+  make_cached "$(root_directory)" root_build &
   timed "Kubernetes and Istio" go_build_all
+  wait $! || die "there are no files for the images"
   timed "images" images_build
 }
 

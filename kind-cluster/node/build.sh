@@ -20,8 +20,9 @@ go_build_all() {
 }
 
 go_directory() { # MODULE
-  local module=$here/node/go/$1
-  cached "$1" "$module/go.mod" "$module/go.sum" "$(go_flags "$1")"
+  local files
+  mapfile -t files < <(find "$here/node/go/$1" -type f | sort)
+  cached "$1" "${files[@]}" "$(go_flags "$1")"
 }
 
 # Builds the tools that the module's go.mod lists.

@@ -14,7 +14,6 @@ suite=bookworm
 image_packages=redis-server,redis-tools,iptables,ca-certificates,procps,curl
 
 images_build() {
-  make_cached "$(root_directory)" root_build
   make_cached "$(images_directory)" images_pack
 }
 

@@ -5,13 +5,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # The same for every cluster: all it uses is kubectl.
 verify() {
-  cd "$root"
   timed "building the walk-through" cargo build "${walker[@]}"
   timed "walk-through" walk_through
   # The program of kind-cluster/verify comes here.
 }
 
-walker=(--quiet --locked --package slotmesh-testbed --bin slotmesh-run)
+walker=(--quiet --locked --manifest-path "$root/Cargo.toml" --package slotmesh-testbed --bin slotmesh-run)
 
 # That of `make demo`, with kubectl in the place of ports.
 walk_through() {

@@ -19,7 +19,7 @@ cluster_missing() {
     echo "Docker; or Debian and root, who can do without it"
     return
   fi
-  command -v go >/dev/null || echo "Go 1.26 or newer"
+  command -v go >/dev/null || echo "Go 1.26.8 or newer"
   (apt_install_missing debootstrap umoci skopeo iptables ip=iproute2) || echo "the Debian packages above"
   cgroups_missing
   grep -qw overlay /proc/filesystems || echo "in the kernel: overlay file systems"

@@ -30,7 +30,7 @@ go_build() ( # MODULE DIRECTORY
   local module=$1 directory=$2
   say "building $module from its Go modules; this takes minutes"
   cd "$here/node/go/$module" || return
-  CGO_ENABLED=0 GOFLAGS=-trimpath go build -ldflags "-s -w $(go_flags "$module")" -o "$directory/" tool
+  CGO_ENABLED=0 GOFLAGS="-trimpath -buildvcs=false" go build -ldflags "-s -w $(go_flags "$module")" -o "$directory/" tool
   case $module in
     # Go calls it after its directory.
     etcd) mv "$directory/server" "$directory/etcd" ;;

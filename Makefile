@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check kind-up kind-verify kind-down instructions instructions-write deny fuzz doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check mesh mesh-up mesh-verify mesh-down instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -14,8 +14,7 @@ budget = bench/instructions/budget.json
 proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG)') \
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
 
-shell_scripts = scripts/lib.sh scripts/install-deps scripts/install-test-deps scripts/build-wasm scripts/push-image scripts/fuzz \
-	$(wildcard istio/k8s/redis-cluster/*.sh) kind-cluster/kind .ci/run
+shell_scripts = $(shell git grep -lE '^\#!.*[/ ](ba)?sh$$|^\# shellcheck shell=')
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -120,14 +119,18 @@ commands-check: ## fail if the command table is not what its generator makes
 manifests-check: test-deps ## build every kustomization and check what comes out against the schemas of its kinds
 	@.venv/bin/python scripts/check-manifests
 
-kind-up: image ## start a Kubernetes in Docker with Istio, a Redis Cluster and Slotmesh: kind-cluster/README.md
-	@kind-cluster/kind up
+mesh-up: image ## start a Kubernetes with Istio, a Redis Cluster and Slotmesh: kind-cluster/README.md [ISTIO=2026-04-23 ENVOY=path]
+	@kind-cluster/mesh up
 
-kind-verify: ## walk through it as `make demo` does, and check every step
-	@kind-cluster/kind verify
+mesh-verify: ## walk through it as `make demo` does, and check every step
+	@kind-cluster/mesh verify
 
-kind-down: ## remove it
-	@kind-cluster/kind down
+mesh-down: ## end it
+	@kind-cluster/mesh down
+
+mesh: image ## all three, and a check that they leave the machine as it was
+	@kind-cluster/mesh build
+	@kind-cluster/leaves-nothing $(MAKE) --no-print-directory mesh-up mesh-verify mesh-down
 
 deny: ## check licences, sources and doubles of all dependencies; known vulnerabilities where GitHub can be reached
 	cargo deny --locked check

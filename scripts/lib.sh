@@ -37,6 +37,15 @@ apt_install() {
     die "apt-get failed. Once its reason is gone, run $by_hand"
 }
 
+# Installs the packages of those programs that are missing.
+apt_install_missing() { # PROGRAM[=PACKAGE]...
+  local program packages=()
+  for program; do
+    command -v "${program%=*}" >/dev/null || packages+=("${program#*=}")
+  done
+  [[ ${#packages[@]} -eq 0 ]] || apt_install "${packages[@]}"
+}
+
 # Once in a script.
 apt_update() {
   [[ -z ${apt_updated:-} ]] || return 0
@@ -44,6 +53,19 @@ apt_update() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 ||
     say "the package lists could not be updated; going on with the old ones"
   apt_updated=yes
+}
+
+# Unpacks Debian packages, those they depend on left out: installed, some would start services on this machine.
+unpack_packages() { # PACKAGE... DIRECTORY
+  local directory=${*: -1} archives
+  apt_update
+  archives=$(mktemp -d)
+  (cd "$archives" && apt-get download -qq -o APT::Sandbox::User=root "${@:1:$#-1}" >&2) || die "apt-get could not download ${*:1:$#-1}"
+  local archive
+  for archive in "$archives"/*.deb; do
+    dpkg-deb --extract "$archive" "$directory"
+  done
+  rm -rf "$archives"
 }
 
 # Whether the cargo in use can build wasm32 by itself.

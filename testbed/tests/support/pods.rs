@@ -165,13 +165,20 @@ impl Pods {
         (0..COUNT).filter(|pod| self.pods[*pod].is_some()).find(is).expect("a pod has this id")
     }
 
-    /// A primary with slots, and its replica.
+    /// A primary with slots, and its replica. Waits until the primary knows who copies from it: a pod can be
+    /// ready before the cluster's gossip has told its primary.
     pub(crate) fn shard(&self) -> (usize, usize) {
         let role = |pod| self.ask(pod, &["ROLE"]).unwrap();
         let primary = (0..COUNT).find(|pod| role(*pod).starts_with("master")).unwrap();
         let id = self.ask(primary, &["CLUSTER", "MYID"]).unwrap();
-        let replicas = self.ask(primary, &["CLUSTER", "REPLICAS", &id]).unwrap();
-        (primary, self.find(replicas.split(' ').next().unwrap()))
+        let replica = until("the primary to know its replica", PATIENCE, || {
+            let replicas = self.ask(primary, &["CLUSTER", "REPLICAS", &id])?;
+            Ok(match replicas.split_once(' ') {
+                Some((replica, _)) => Probe::Ready(replica.to_owned()),
+                None => Probe::NotYet(format!("CLUSTER REPLICAS says: {replicas:?}")),
+            })
+        });
+        (primary, self.find(&replica.unwrap()))
     }
 
     /// Whether it is a primary that owns slots.

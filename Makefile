@@ -10,6 +10,9 @@ CONCURRENCY ?= 2
 run := cargo run --quiet --locked --package slotmesh-testbed --bin slotmesh-run --
 count_instructions = cargo run --quiet --locked --profile bench --package slotmesh-instructions --
 budget = bench/instructions/budget.json
+# Without the engine, which may not compile before the table is written.
+commands_table = cargo run --quiet --locked --package slotmesh-commands-table --no-default-features --bin slotmesh-commands-table
+commands_reference = cargo run --quiet --locked --package slotmesh-commands-table --bin slotmesh-commands-reference
 # Shared by `envoy` and `host`; quoted, for a path or an address may hold anything.
 proxy_args = $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(CONFIG),--config '$(CONFIG)') \
 	--port '$(PORT)' $(if $(BIND),--bind '$(BIND)')
@@ -110,11 +113,13 @@ lint: ## fail on anything clippy, rustdoc, shellcheck or yamllint (where they ar
 	@if [ -x .venv/bin/yamllint ]; then .venv/bin/yamllint --strict .; \
 	else echo 'lint: yamllint is not installed, manifests are not checked'; fi
 
-commands: ## generate the command table anew
-	python3 scripts/gen-commands.py
+commands: ## generate the command table and docs/commands.md anew
+	@$(commands_table)
+	@$(commands_reference)
 
-commands-check: ## fail if the command table is not what its generator makes
-	python3 scripts/gen-commands.py --check
+commands-check: ## fail if one of them is not what its generator makes
+	@$(commands_table) -- --check
+	@$(commands_reference) -- --check
 
 manifests-check: test-deps ## build every kustomization and check what comes out against the schemas of its kinds
 	@.venv/bin/python scripts/check-manifests

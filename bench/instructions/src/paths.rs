@@ -2,6 +2,8 @@
 
 use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
 
+use crate::node::{VALUE, command, key, replies};
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Step {
@@ -11,68 +13,79 @@ enum Step {
     Reply,
 }
 
-/// One path: the same commands and replies again and again, one of the two steps counted.
+/// One path: the same commands again and again, one of the two steps counted.
 pub(crate) struct Path {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     step: Step,
+    configuration: &'static str,
+    /// What the client sends first, to be answered by the proxy.
+    hello: Vec<u8>,
     commands: Vec<u8>,
-    /// By node.
-    replies: [Vec<u8>; 3],
 }
-
-/// Tags of keys on node 0, 1 and 2 (slots 3300, 7365 and 15495).
-const TAGS: [&str; 3] = ["b", "c", "a"];
 
 /// Before counting begins buffers have found their sizes.
 const WARM_UP: usize = 100;
 /// The count is of this many repetitions.
 pub(crate) const REPETITIONS: u64 = 1000;
 
-const TOPOLOGY: &[u8] = b"*0\r\n+epoch\r\n*3\r\n\
-    *3\r\n:0\r\n:5460\r\n*2\r\n$4\r\nnode\r\n:1\r\n\
-    *3\r\n:5461\r\n:10922\r\n*2\r\n$4\r\nnode\r\n:2\r\n\
-    *3\r\n:10923\r\n:16383\r\n*2\r\n$4\r\nnode\r\n:3\r\n";
+const PLAIN: &str = r#"{
+    "settings": {"op_timeout": "1s"},
+    "prefix_routes": {"catch_all_route": {"cluster": "c"}},
+    "clusters": {"c": {"seeds": ["node:1"]}}}"#;
+
+/// Of the article that Slotmesh comes from: reads from replicas, a mirror, statistics of commands.
+const ARTICLE: &str = r#"{
+    "settings": {"op_timeout": "5s", "read_policy": "REPLICA", "enable_command_stats": true},
+    "prefix_routes": {"catch_all_route": {"cluster": "c", "request_mirror_policy": [
+        {"cluster": "mirror", "exclude_read_commands": true}]}},
+    "clusters": {
+        "c": {"seeds": ["node:1"]},
+        "mirror": {"type": "STANDALONE", "seeds": ["mirror:1"]}}}"#;
+
+/// A route by prefix that writes keys anew.
+const REWRITING: &str = r#"{
+    "settings": {"op_timeout": "1s"},
+    "prefix_routes": {"routes": [
+        {"prefix": "app:", "remove_prefix": true, "key_formatter": "v2:%KEY%", "cluster": "c"}]},
+    "clusters": {"c": {"seeds": ["node:1"]}}}"#;
 
 /// All paths.
 pub(crate) fn all() -> Vec<Path> {
-    let value = bulk(&"x".repeat(64));
-    let get = |number: usize| command(&["GET", &key(number)]);
-    let set = |number: usize| command(&["SET", &key(number), &"x".repeat(64)]);
+    let value = "x".repeat(VALUE);
+    let get = |key: String| command(&["GET", &key]);
+    let set = |key: String| command(&["SET", &key, &value]);
     let mget: Vec<String> = std::iter::once("MGET".to_owned()).chain((0..10).map(key)).collect();
-    let mget = command(&mget.iter().map(String::as_str).collect::<Vec<_>>());
-    // Of ten keys in turn on three nodes, node 0 has four.
-    let elements = |count: usize| format!("*{count}\r\n{}", value.repeat(count)).into_bytes();
-    let mget_replies = [elements(4), elements(3), elements(3)];
-    let pipeline: Vec<u8> = (0..64).flat_map(get).collect();
-    let pipeline_replies = [22, 21, 21].map(|count| value.repeat(count).into_bytes());
-    let one = |reply: &str| [reply.as_bytes().to_vec(), Vec::new(), Vec::new()];
-
-    use Step::{Reply, Request};
-    vec![
-        Path::new("GET, request", Request, get(0), one(&value)),
-        Path::new("GET, reply", Reply, get(0), one(&value)),
-        Path::new("SET, request", Request, set(0), one("+OK\r\n")),
-        Path::new("SET, reply", Reply, set(0), one("+OK\r\n")),
-        Path::new("MGET of 10 keys, request", Request, mget.clone(), mget_replies.clone()),
-        Path::new("MGET of 10 keys, reply", Reply, mget, mget_replies),
-        Path::new(
-            "64 GETs pipelined, request",
-            Request,
-            pipeline.clone(),
-            pipeline_replies.clone(),
-        ),
-        Path::new("64 GETs pipelined, reply", Reply, pipeline, pipeline_replies),
-    ]
+    let pipeline: Vec<u8> = (0..64).map(key).flat_map(get).collect();
+    let prefixed = || format!("app:{}", key(0));
+    let paths = [
+        ("GET", PLAIN, get(key(0))),
+        ("SET", PLAIN, set(key(0))),
+        ("MGET of 10 keys", PLAIN, command(&mget)),
+        ("64 GETs pipelined", PLAIN, pipeline.clone()),
+        ("article: GET", ARTICLE, get(key(0))),
+        ("article: SET", ARTICLE, set(key(0))),
+        ("article: 64 GETs pipelined", ARTICLE, pipeline),
+        ("prefix route, key rewritten: GET", REWRITING, get(prefixed())),
+        ("prefix route, key rewritten: SET", REWRITING, set(prefixed())),
+    ];
+    let paths = paths.map(|(name, configuration, commands)| (name, configuration, "", commands));
+    let resp3 = [("RESP3 client: GET", PLAIN, "HELLO 3\r\n", get(key(0)))];
+    let both_steps = |(name, configuration, hello, commands): (_, _, &str, Vec<u8>)| {
+        [("request", Step::Request), ("reply", Step::Reply)].map(|(step_name, step)| Path {
+            name: format!("{name}, {step_name}"),
+            step,
+            configuration,
+            hello: hello.into(),
+            commands: commands.clone(),
+        })
+    };
+    paths.into_iter().chain(resp3).flat_map(both_steps).collect()
 }
 
 impl Path {
-    fn new(name: &'static str, step: Step, commands: Vec<u8>, replies: [Vec<u8>; 3]) -> Self {
-        Self { name, step, commands, replies }
-    }
-
     /// Goes the path over and over; what is to be counted runs inside [`measured`].
     pub(crate) fn run(&self) {
-        let mut world = World::new();
+        let mut world = World::new(self);
         for _ in 0..WARM_UP {
             world.request(self);
             world.reply(self);
@@ -98,58 +111,76 @@ fn measured(step: impl FnOnce()) {
     step();
 }
 
-/// A proxy with one client and three nodes, all connections established.
+/// A proxy with one client and all connections that a path needs.
 struct World {
     proxy: Proxy,
     session: SessionId,
-    nodes: Vec<ConnectionId>,
+    /// What nodes answer to the commands of the path, in the order in which they were sent them.
+    replies: Vec<(ConnectionId, Vec<u8>)>,
     now: Instant,
 }
 
 impl World {
-    fn new() -> Self {
-        let config = br#"{"settings": {"op_timeout": "1s"},
-            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
-            "clusters": {"c": {"seeds": ["node:1"]}}}"#;
+    fn new(path: &Path) -> Self {
         let now = Instant::from_nanos(1);
-        let config = Config::from_json(config).expect("the configuration is right");
-        let mut proxy = Proxy::new(config, 1);
+        let config = Config::from_json(path.configuration.as_bytes());
+        let mut proxy = Proxy::new(config.expect("the configuration is right"), 1);
         let session = proxy.handle_downstream_open(now);
-        let asking = drain(&mut proxy).opened.expect("the topology is asked for");
-        proxy.handle_upstream_open(asking);
-        drain(&mut proxy);
-        proxy.handle_upstream_data(asking, TOPOLOGY, now);
-        drain(&mut proxy);
-        let mut world = Self { proxy, session, nodes: Vec::new(), now };
-        for number in 0..TAGS.len() {
-            world.connect(number);
+        let mut world = Self { proxy, session, replies: Vec::new(), now };
+        world.play();
+        world.proxy.handle_downstream_data(session, &path.hello, now);
+        // The first time connections are opened for the commands.
+        for _ in 0..2 {
+            world.proxy.handle_downstream_data(session, &path.commands, now);
+            world.replies = world.play();
+            assert_eq!(world.proxy.requests(), 0, "{}: not all is answered", path.name);
         }
         world
     }
 
-    /// The first command for a node opens the connection to it.
-    fn connect(&mut self, number: usize) {
-        let get = command(&["GET", &key(number)]);
-        self.proxy.handle_downstream_data(self.session, &get, self.now);
-        let node = drain(&mut self.proxy).opened.expect("a connection is wanted");
-        self.proxy.handle_upstream_open(node);
-        drain(&mut self.proxy);
-        for reply in [&b"+PONG\r\n"[..], b"$-1\r\n"] {
-            self.proxy.handle_upstream_data(node, reply, self.now);
-            drain(&mut self.proxy);
+    /// Lets nodes answer until the proxy wants nothing more. Returns what they have answered.
+    fn play(&mut self) -> Vec<(ConnectionId, Vec<u8>)> {
+        let mut replies_given = Vec::new();
+        loop {
+            let (mut opened, mut answers) = (Vec::new(), Vec::new());
+            let mut flush = true;
+            while flush {
+                flush = false;
+                while let Some(output) = self.proxy.poll_output() {
+                    match output {
+                        Output::OpenUpstream { connection, .. } => opened.push(connection),
+                        Output::WriteUpstream { connection, bytes } => {
+                            answers.push((connection, replies(bytes)));
+                        }
+                        Output::FlushSoon => flush = true,
+                        _ => {}
+                    }
+                }
+                if flush {
+                    self.proxy.flush();
+                }
+            }
+            if opened.is_empty() && answers.is_empty() {
+                return replies_given;
+            }
+            for connection in opened {
+                self.proxy.handle_upstream_open(connection);
+            }
+            for (connection, bytes) in &answers {
+                self.proxy.handle_upstream_data(*connection, bytes, self.now);
+            }
+            replies_given.extend(answers);
         }
-        self.nodes.push(node);
     }
 
     fn request(&mut self, path: &Path) {
         self.proxy.handle_downstream_data(self.session, &path.commands, self.now);
-        let drained = drain(&mut self.proxy);
-        assert!(drained.up >= path.commands.len(), "{}: not all has been sent", path.name);
+        assert!(drain(&mut self.proxy).up > 0, "{}: nothing has been sent", path.name);
     }
 
     fn reply(&mut self, path: &Path) {
         let mut down = 0;
-        for (node, bytes) in self.nodes.iter().zip(&path.replies).filter(|(_, b)| !b.is_empty()) {
+        for (node, bytes) in &self.replies {
             self.proxy.handle_upstream_data(*node, bytes, self.now);
             down += drain(&mut self.proxy).down;
         }
@@ -157,12 +188,11 @@ impl World {
     }
 }
 
-/// What the proxy wanted.
+/// How many bytes the proxy wanted to send.
 #[derive(Default)]
 struct Drained {
     up: usize,
     down: usize,
-    opened: Option<ConnectionId>,
 }
 
 fn drain(proxy: &mut Proxy) -> Drained {
@@ -173,7 +203,6 @@ fn drain(proxy: &mut Proxy) -> Drained {
             match output {
                 Output::WriteUpstream { bytes, .. } => drained.up += bytes.len(),
                 Output::WriteDownstream { bytes, .. } => drained.down += bytes.len(),
-                Output::OpenUpstream { connection, .. } => drained.opened = Some(connection),
                 Output::FlushSoon => flush = true,
                 _ => {}
             }
@@ -185,27 +214,27 @@ fn drain(proxy: &mut Proxy) -> Drained {
     }
 }
 
-/// Keys with numbers that follow each other lie on nodes in turn.
-fn key(number: usize) -> String {
-    let tag = TAGS.get(number % TAGS.len()).copied().unwrap_or_default();
-    format!("{{{tag}}}:{number:08}")
-}
-
-fn command(words: &[&str]) -> Vec<u8> {
-    let words: Vec<String> = words.iter().map(|word| bulk(word)).collect();
-    format!("*{}\r\n{}", words.len(), words.concat()).into_bytes()
-}
-
-fn bulk(text: &str) -> String {
-    format!("${}\r\n{text}\r\n", text.len())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn every_path_can_be_gone() {
-        for path in super::all() {
+        for path in all() {
             path.run();
         }
+    }
+
+    #[test]
+    fn a_path_sends_what_its_configuration_says() {
+        let sent = |name: &str| {
+            let paths = all();
+            let path = paths.iter().find(|path| path.name == name).unwrap();
+            World::new(path).replies.len()
+        };
+        assert_eq!(sent("GET, request"), 1);
+        assert_eq!(sent("article: GET, request"), 1);
+        assert_eq!(sent("article: SET, request"), 2, "to the primary and to the mirror");
+        assert_eq!(sent("MGET of 10 keys, request"), 3);
     }
 }

@@ -1,7 +1,5 @@
-//! What we read of commands and replies, against others who read the same: a real server, another scanner, and what is
-//! known of bytes by how they were made.
+//! What we read of commands and replies, against another scanner, and against what is known of bytes by how they were
+//! made. A real server is asked in testbed/tests/live: command_table.rs and slots.rs.
 
-mod command_keys_live;
 mod command_properties;
 mod resp_oracle;
-mod slots_live;

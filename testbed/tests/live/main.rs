@@ -6,6 +6,7 @@ mod article;
 mod clients;
 mod cluster;
 mod cluster_clients;
+mod command_table;
 mod crash;
 mod envoy;
 mod features;
@@ -18,6 +19,7 @@ mod new_addresses;
 mod pubsub;
 mod restarts;
 mod security;
+mod slots;
 mod statistics;
 #[allow(dead_code, unused_imports, reason = "each test program uses its part")]
 #[path = "../support/mod.rs"]

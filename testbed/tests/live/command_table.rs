@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use slotmesh_engine::command::{
@@ -12,6 +11,7 @@ use slotmesh_engine::command::{
     RequestPolicy, ResponsePolicy, Support, keys, lookup,
 };
 use slotmesh_engine::resp::{ArgRange, RequestFrame};
+use slotmesh_testbed::RedisServer;
 
 #[test]
 fn the_table_says_what_redis_says() {
@@ -394,38 +394,16 @@ impl Value {
 
 /// A redis-server of our own, and a connection to it.
 struct Redis {
-    server: Child,
     stream: BufReader<TcpStream>,
+    _server: RedisServer,
 }
 
 impl Redis {
     fn start() -> Self {
-        // Another process may take the port between our look and the server's.
-        for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let server = Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-                .current_dir(std::env::temp_dir())
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn();
-            let mut server = server.unwrap_or_else(|error| {
-                panic!("redis-server does not start ({error}): `make deps` installs it")
-            });
-            let mut log = BufReader::new(server.stdout.take().unwrap());
-            let mut line = String::new();
-            while log.read_line(&mut line).unwrap() != 0 {
-                if line.contains("Ready to accept connections") {
-                    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-                    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                    server.stdout = Some(log.into_inner());
-                    return Self { server, stream: BufReader::new(stream) };
-                }
-                line.clear();
-            }
-            server.wait().unwrap();
-        }
-        panic!("redis-server found no free port");
+        let server = RedisServer::start(&[]).unwrap();
+        let stream = TcpStream::connect(server.addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { stream: BufReader::new(stream), _server: server }
     }
 
     /// What the server tells of each command and subcommand.
@@ -476,13 +454,5 @@ impl Redis {
             "*" => Value::Array((0..rest.parse().unwrap()).map(|_| self.value()).collect()),
             _ => panic!("no reply these tests know: {line:?}"),
         }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // Our own child, by its id; that it has ended by itself is no matter.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }

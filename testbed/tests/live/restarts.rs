@@ -191,8 +191,9 @@ fn pods_that_are_all_deleted_at_once_stop_in_turn_and_cost_no_command() {
         pods.lock().unwrap().wait_until_ready(&ALL, PATIENCE).unwrap();
     });
     let said = said.into_inner().unwrap();
-    // Elections at the same time take votes from each other.
-    let [asked, elected] = [": OK", "is the primary now"].map(|what| said.matches(what).count());
+    // None was asked in vain.
+    let [asked, elected] =
+        ["handover: to ", "is the primary now"].map(|what| said.matches(what).count());
     assert_eq!(asked, elected, "{said}");
     check("all deleted at once", &seen, SHORT, &said);
 }
@@ -223,8 +224,10 @@ fn a_primary_asks_another_replica_if_one_does_not_take_over() {
     // What is asked first accepts and does nothing.
     let programs = TempDir::new("programs").unwrap();
     let redis_cli = format!(
-        "case \"$*\" in *'cluster failover')\n\
-         [ -e {asked} ] || {{ touch {asked}; echo OK; exit; }} ;; esac\n\
+        "case \"$*\" in\n\
+         *'cluster failover') [ -e {asked} ] || {{ touch {asked}; echo OK; exit; }} ;;\n\
+         *takeover) echo OK; exit ;;\n\
+         esac\n\
          exec {redis_cli} \"$@\"",
         asked = programs.path().join("asked").display(),
         redis_cli = locate::program("redis-cli").unwrap().display(),
@@ -237,6 +240,46 @@ fn a_primary_asks_another_replica_if_one_does_not_take_over() {
     }
     assert!(replicas.iter().any(|replica| pods.is_primary(*replica)), "{said}");
     assert!(!pods.is_primary(primary), "{said}");
+}
+
+/// A node that has held an election may not hold another one for 20 seconds.
+#[test]
+fn a_primary_whose_replica_is_not_elected_hands_over_without_an_election() {
+    let pods = Pods::start_cluster();
+    let envoy = envoy(&pods, "MASTER");
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    pods.fail_over(primary, replica);
+    pods.fail_over(replica, primary);
+    let mut said = String::new();
+    let seen = under_load(envoy.addr(), |_| {
+        said = run(pods.script(primary, "handover.sh"), PATIENCE).unwrap();
+    });
+    assert!(said.contains("the election has failed"), "{said}");
+    assert!(pods.is_primary(replica) && !pods.is_primary(primary), "{said}");
+    // Redis holds writes back for five seconds.
+    check("an election that fails", &seen, Duration::from_secs(4), &said);
+}
+
+/// As after a failover, until the new primary has heard of it from its replica.
+#[test]
+fn a_primary_that_does_not_know_its_replica_yet_hands_over_all_the_same() {
+    let pods = Pods::start_cluster();
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    let programs = TempDir::new("programs").unwrap();
+    let redis_cli = format!(
+        "case \"$*\" in *'cluster replicas '*)\n\
+         n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
+         [ $n -gt 4 ] || exit 0 ;; esac\n\
+         exec {redis_cli} \"$@\"",
+        count = programs.path().join("count").display(),
+        redis_cli = locate::program("redis-cli").unwrap().display(),
+    );
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let said = run(hook, PATIENCE).unwrap();
+    assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
 }
 
 #[test]
@@ -257,7 +300,8 @@ fn a_primary_waits_for_its_replica_to_come_into_sync() {
     pods.wait_until_ready(&ALL, PATIENCE).unwrap();
     let (primary, replica) = pods.shard();
     pods.kill(replica);
-    let hook = pods.script(primary, "handover.sh");
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("LIMIT", "100");
     let hook = thread::spawn(|| run(hook, PATIENCE).unwrap());
     pods.start_pod(replica, &address(NETWORKS[1], replica));
     let said = hook.join().unwrap();
@@ -276,8 +320,9 @@ fn a_primary_without_a_replica_in_sync_stops_when_its_time_is_over() {
     let begin = Instant::now();
     let said = run(hook, PATIENCE).unwrap();
     assert!(said.contains("handover: the time is over"), "{said}");
+    // What is under way when the time is over may take seven seconds.
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(3 + 7 + 1), "{took:?}");
     assert!(pods.is_primary(primary));
 }
 
@@ -287,7 +332,7 @@ fn a_node_that_has_no_cluster_stops_without_waiting_for_a_replica() {
     let begin = Instant::now();
     assert_eq!(run(pods.script(0, "handover.sh"), PATIENCE).unwrap(), "");
     let took = begin.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[test]

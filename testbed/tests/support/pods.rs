@@ -139,7 +139,40 @@ impl Pods {
         let nodes: Vec<&str> = (0..COUNT).map(|pod| self.address(pod)).collect();
         let mut job = self.script_at(nodes[0], "create-cluster.sh");
         job.env("NODES", nodes.join(" "));
-        run(job, PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()))
+        let printed = run(job, PATIENCE);
+        let printed = printed.unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
+        self.wait_until_replicas_are_known();
+        printed
+    }
+
+    /// Lets `replica` take over from `primary`, and waits until all nodes know.
+    pub(crate) fn fail_over(&self, primary: usize, replica: usize) {
+        assert_eq!(self.ask(replica, &["CLUSTER", "FAILOVER"]).unwrap(), "OK");
+        until("a failover", PATIENCE, || {
+            Ok(match self.is_primary(replica) && !self.is_primary(primary) {
+                true => Probe::Ready(()),
+                false => Probe::NotYet(self.ask(replica, &["CLUSTER", "NODES"])?),
+            })
+        })
+        .unwrap();
+        self.wait_until_replicas_are_known();
+        self.wait_until_ready(&[primary], PATIENCE).unwrap();
+    }
+
+    /// Waits until each node has heard which nodes are replicas, and of whom. A node can be ready before: it
+    /// votes for nobody then of whom it does not know that it is a replica.
+    fn wait_until_replicas_are_known(&self) {
+        for pod in 0..COUNT {
+            until("a node to know all replicas", PATIENCE, || {
+                let view = self.ask(pod, &["CLUSTER", "NODES"])?;
+                let replicas = view.lines().filter(|line| line.contains("slave")).count();
+                Ok(match replicas == COUNT / 2 {
+                    true => Probe::Ready(()),
+                    false => Probe::NotYet(view),
+                })
+            })
+            .unwrap();
+        }
     }
 
     /// What a node answers to a command.
@@ -165,20 +198,13 @@ impl Pods {
         (0..COUNT).filter(|pod| self.pods[*pod].is_some()).find(is).expect("a pod has this id")
     }
 
-    /// A primary with slots, and its replica. Waits until the primary knows who copies from it: a pod can be
-    /// ready before the cluster's gossip has told its primary.
+    /// A primary with slots, and its replica.
     pub(crate) fn shard(&self) -> (usize, usize) {
-        let role = |pod| self.ask(pod, &["ROLE"]).unwrap();
-        let primary = (0..COUNT).find(|pod| role(*pod).starts_with("master")).unwrap();
+        let primary = (0..COUNT).find(|pod| self.is_primary(*pod)).unwrap();
         let id = self.ask(primary, &["CLUSTER", "MYID"]).unwrap();
-        let replica = until("the primary to know its replica", PATIENCE, || {
-            let replicas = self.ask(primary, &["CLUSTER", "REPLICAS", &id])?;
-            Ok(match replicas.split_once(' ') {
-                Some((replica, _)) => Probe::Ready(replica.to_owned()),
-                None => Probe::NotYet(format!("CLUSTER REPLICAS says: {replicas:?}")),
-            })
-        });
-        (primary, self.find(&replica.unwrap()))
+        let replicas = self.ask(primary, &["CLUSTER", "REPLICAS", &id]).unwrap();
+        let (replica, _) = replicas.split_once(' ').expect("a replica with its id first");
+        (primary, self.find(replica))
     }
 
     /// Whether it is a primary that owns slots.

@@ -19,11 +19,12 @@ mod mesh;
 mod proxy;
 mod render;
 mod resource;
+mod traffic;
 mod wasmplugin;
 
 pub mod kustomize;
 
 pub use agent::Pull;
-pub use mesh::{Mesh, Sidecar, image};
-pub use proxy::{Proxy, Service};
+pub use mesh::{Mesh, POD_NETWORK, Sidecar, image};
+pub use proxy::{Proxy, Resolution, Service};
 pub use render::{Rendered, render};

@@ -21,6 +21,9 @@ const BOOTSTRAP: &str = include_str!("../bootstrap.yaml");
 /// Where objects go that name no namespace, as with `kubectl apply -n`.
 const NAMESPACE: &str = "redis-client";
 
+/// One of the networks in which manifests allow nodes.
+pub const POD_NETWORK: &str = "10.0.0.0/8:6379";
+
 /// The control plane. Every change reaches all its proxies at once.
 #[derive(Debug)]
 pub struct Mesh {
@@ -58,7 +61,9 @@ impl Mesh {
     /// # Errors
     /// No port for its xDS server.
     pub fn new(services: Vec<Service>) -> Result<Arc<Self>> {
-        let world = World { services, ..World::default() };
+        // All nodes here are on loopback, on any port.
+        let places = BTreeMap::from([(POD_NETWORK.to_owned(), "127.0.0.0/8".to_owned())]);
+        let world = World { services, places, ..World::default() };
         Ok(Arc::new(Self { server: Server::start()?, world: Mutex::new(world) }))
     }
 
@@ -163,6 +168,7 @@ impl World {
         for listener in &mut rendered.listeners {
             bind(listener, bound)?;
         }
+        rendered.clusters.iter_mut().for_each(end_passthrough);
         let mut resources = Resources::new();
         for (kind, of_kind) in [
             (Kind::Cluster, rendered.clusters),
@@ -224,7 +230,7 @@ impl Sidecar {
 /// connect to the other listeners themselves.
 fn bind(listener: &mut Value, bound: &mut Bound) -> Result<()> {
     let name = listener["name"].as_str().unwrap_or_default();
-    if name != VIRTUAL_OUTBOUND {
+    if name != VIRTUAL_OUTBOUND && listener["internal_listener"].is_null() {
         let port = match bound.entry(name.to_owned()) {
             Entry::Occupied(port) => port.into_mut(),
             Entry::Vacant(place) => place.insert(Port::free()?),
@@ -235,6 +241,14 @@ fn bind(listener: &mut Value, bound: &mut Bound) -> Result<()> {
         listener["bind_to_port"] = true.into();
     }
     Ok(())
+}
+
+/// "Where the client was going" is here the listener itself, which would connect to itself without end.
+fn end_passthrough(cluster: &mut Value) {
+    if cluster["type"] == "ORIGINAL_DST" {
+        cluster["type"] = "STATIC".into();
+        cluster["lb_policy"] = "ROUND_ROBIN".into();
+    }
 }
 
 fn in_namespace(object: &Value) -> Value {

@@ -61,13 +61,17 @@ impl Proxy {
     pub(crate) fn selects(&self, object: &Value) -> bool {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
         let spec = &object["spec"];
-        let labels = spec["workloadSelector"]["labels"].as_object();
-        let labels = labels.or_else(|| spec["selector"]["matchLabels"].as_object());
+        let labels = &spec["workloadSelector"]["labels"];
+        let labels = if labels.is_null() { &spec["selector"]["matchLabels"] } else { labels };
+        [ROOT_NAMESPACE, &self.namespace].contains(&namespace) && self.has_labels(labels)
+    }
+
+    /// Whether its pod has all of these labels.
+    pub(crate) fn has_labels(&self, labels: &Value) -> bool {
         let has = |(name, value): (&String, &Value)| {
             self.labels.get(name).is_some_and(|label| value == label.as_str())
         };
-        [ROOT_NAMESPACE, &self.namespace].contains(&namespace)
-            && labels.into_iter().flatten().all(has)
+        labels.as_object().into_iter().flatten().all(has)
     }
 
     /// Its Istio's minor version.
@@ -89,8 +93,19 @@ pub struct Service {
     pub endpoints: Vec<SocketAddr>,
     /// Those of them whose pods have a sidecar.
     pub sidecars: Vec<SocketAddr>,
-    /// Whether it has no cluster IP: then each of its pods has a listener.
-    pub headless: bool,
+    /// How its address becomes that of an endpoint.
+    pub resolution: Resolution,
+}
+
+/// How the address of a service becomes that of an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Resolution {
+    /// It has a cluster IP, and istiod tells the endpoints.
+    ClusterIp,
+    /// It has no cluster IP: each of its pods has a listener.
+    Headless,
+    /// Not at all: connections go to where the client was going. A ServiceEntry's `resolution: NONE`.
+    None,
 }
 
 impl Service {
@@ -101,7 +116,7 @@ impl Service {
 
     /// The addresses that clients connect to, each of which has a listener.
     pub(crate) fn addresses(&self) -> BTreeSet<String> {
-        if self.headless {
+        if self.resolution == Resolution::Headless {
             return self.endpoints.iter().map(|endpoint| endpoint.ip().to_string()).collect();
         }
         BTreeSet::from([self.address.clone()])

@@ -1,11 +1,12 @@
-//! What istiod generates for a proxy: a baseline made of services, changed by WasmPlugins and
-//! EnvoyFilters.
+//! What istiod generates for a proxy: a baseline made of services and VirtualServices, changed
+//! by WasmPlugins and EnvoyFilters.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::envoyfilter::Patches;
-use crate::proxy::{Proxy, Service};
+use crate::proxy::{Proxy, Resolution, Service};
+use crate::traffic;
 use crate::wasmplugin;
 
 /// The listener to which all that a pod sends is redirected.
@@ -32,17 +33,19 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     let plugins = wasmplugin::select(objects, proxy)?;
     let patches = Patches::select(objects, proxy)?;
     let context = proxy.context();
+    let services = [services, &traffic::entries(objects, proxy)?].concat();
 
     let mut listeners = Vec::new();
     if !proxy.gateway {
         listeners.push(virtual_outbound());
-        for service in services {
+        for service in &services {
             let fits = |plugin: &&&Value| wasmplugin::fits_port(plugin, service.port);
             let filters = plugins.iter().filter(fits);
             let filters: Vec<Value> =
                 filters.map(|plugin| wasmplugin::filter(plugin, proxy)).collect();
+            let destination = traffic::destination(service, objects, proxy)?;
             for address in service.addresses() {
-                listeners.push(listener(service, &address, filters.clone()));
+                listeners.push(listener(service, &address, filters.clone(), &destination));
             }
         }
     }
@@ -61,8 +64,8 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
 }
 
 /// A service's listener at one of its addresses. It is not bound: the pod's traffic comes to it by way of virtualOutbound.
-fn listener(service: &Service, address: &str, mut filters: Vec<Value>) -> Value {
-    filters.push(tcp_proxy(&service.cluster()));
+fn listener(service: &Service, address: &str, mut filters: Vec<Value>, destination: &str) -> Value {
+    filters.push(tcp_proxy(destination));
     json!({
         "name": format!("{address}_{}", service.port),
         "address": {"socket_address": {"address": address, "port_value": service.port}},
@@ -99,7 +102,7 @@ fn tcp_proxy(cluster: &str) -> Value {
 }
 
 fn cluster(service: &Service) -> Value {
-    if service.headless {
+    if service.resolution != Resolution::ClusterIp {
         return original_dst(&service.cluster());
     }
     json!({

@@ -7,36 +7,40 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use crate::support::{
-    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, manifests, one_node_cluster, passed, secured_node,
-    services, wait_for_answer,
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, ask, assert_closed, counter, manifests, one_node_cluster,
+    passed, secured_node, services, wait_for_answer,
 };
 use anyhow::Context;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use serde_json::{Value, json};
-use slotmesh_istio_test::{Mesh, Proxy, Service, Sidecar, image, kustomize};
+use slotmesh_istio_test::{Mesh, Proxy, Pull, Resolution, Service, Sidecar, image, kustomize};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, mirroring, replica_reads, sharding};
 use slotmesh_testbed::{
     ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, Security,
-    TempDir, Tls,
+    TempDir, Tls, locate,
 };
 
 const MIRROR: &str = "redis-mirror.redis.svc.cluster.local:6380";
 
 /// The test of each overlay, by the overlay's directory.
-const WALKED_THROUGH: [&str; 10] = [
+const WALKED_THROUGH: [&str; 14] = [
     "auto-mtls",
     "credentials",
     "gateway",
+    "local-module",
     "migration",
     "mirror",
     "mtls",
     "own-registry",
     "prefix-routes",
     "read-split",
+    "several-services",
     "tls",
+    "wait-for-module",
+    "web-server",
 ];
 
 #[test]
@@ -104,6 +108,80 @@ fn prefix_routes_puts_sessions_into_a_cluster_of_their_own() {
     assert_eq!(redis.cli(&["KEYS", "*"]).unwrap().trim(), "a");
 }
 
+/// No image is published: whoever asked for one would get none.
+#[test]
+fn local_module_is_a_file_of_the_pod_and_needs_no_registry() {
+    let bus = Port::free().unwrap();
+    let redis = one_node_cluster(&bus, &[]);
+    let mesh = Mesh::new(services(redis.addr(), Port::free().unwrap().addr())).unwrap();
+    mesh.place(SEED, redis.addr().to_string()).unwrap();
+    let module = locate::wasm().unwrap();
+    mesh.place("/opt/slotmesh/plugin.wasm", module.to_str().unwrap()).unwrap();
+    mesh.apply(&overlay("local-module")).unwrap();
+    let client = start(&mesh);
+    wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+    assert_eq!(client.refusals(), Vec::<String>::new());
+}
+
+/// An agent that asks again and again has nothing to say meanwhile.
+#[test]
+fn a_sidecar_that_waits_for_its_module_is_ready_when_it_serves() {
+    let bus = Port::free().unwrap();
+    let redis = one_node_cluster(&bus, &[]);
+    for name in ["web-server", "wait-for-module"] {
+        let mesh = mesh(name, redis.addr());
+        let module = "https://files.example/slotmesh-0.1.0.wasm";
+        mesh.publish(module, Pull::Pending).unwrap();
+        let arrives = || mesh.publish(module, image(&"0".repeat(64)).unwrap()).unwrap();
+        let client = std::thread::scope(|scope| {
+            let client = scope.spawn(|| start(&mesh));
+            until("the sidecar to ask for the tunnel", PATIENCE, || {
+                let asked = mesh.was_asked_for(&Proxy::client("client"), "slotmesh.tunnel");
+                Ok(if asked { Probe::Ready(()) } else { Probe::NotYet("not yet".to_owned()) })
+            })
+            .unwrap();
+            if name == "wait-for-module" {
+                arrives();
+            }
+            client.join().unwrap()
+        });
+        let addr = client.addr(REDIS).unwrap();
+        if name == "web-server" {
+            assert_closed(addr);
+            arrives();
+            wait_for_answer(addr, "SET a 1", "+OK");
+        } else {
+            assert_eq!(ask(addr, "SET a 1").unwrap(), "+OK");
+        }
+        assert_eq!(client.refusals(), Vec::<String>::new(), "{name}");
+    }
+}
+
+/// The second one reads from replicas, which this cluster of one node does not show; what it says of itself does.
+#[test]
+fn several_services_have_a_router_each_with_its_own_configuration() {
+    let [bus, sessions_bus] = [(); 2].map(|()| Port::free().unwrap());
+    let redis = one_node_cluster(&bus, &[]);
+    let sessions = one_node_cluster(&sessions_bus, &[]);
+    let mut services = services(redis.addr(), sessions.addr());
+    "redis-cluster.sessions.svc.cluster.local".clone_into(&mut services[1].host);
+    services[1].port = 6379;
+    let mesh = mesh_of("several-services", services);
+    for (seed, node) in [("redis", &redis), ("sessions", &sessions)] {
+        let seed = format!("redis-cluster.{seed}.svc.cluster.local:6379");
+        mesh.place(&seed, node.addr().to_string()).unwrap();
+    }
+    let client = start(&mesh);
+    let [first, second] = [REDIS, "10.96.0.11_6379"].map(|name| client.addr(name).unwrap());
+    wait_for_answer(first, "SET a first", "+OK");
+    wait_for_answer(second, "SET a second", "+OK");
+    assert_eq!(redis.cli(&["GET", "a"]).unwrap().trim(), "first");
+    assert_eq!(sessions.cli(&["GET", "a"]).unwrap().trim(), "second");
+    let allowed = |guard: &str| counter(&client, &format!("slotmesh_guard_{guard}.rbac.allowed"));
+    assert_eq!([allowed(""), allowed("sessions_")], [1, 1]);
+    assert_eq!(client.refusals(), Vec::<String>::new());
+}
+
 #[test]
 fn credentials_takes_the_password_from_the_sidecars_environment() {
     let bus = Port::free().unwrap();
@@ -126,9 +204,12 @@ fn tls_checks_the_certificates_of_a_redis_outside_the_mesh() {
     let tls = Tls { certificate, key, authority: ours.certificate.clone() };
     let redis = secured_node(&bus, Security { password: None, tls: Some(tls) }, &[]);
     for (authority, is_trusted) in [(&ours, true), (&another, false)] {
-        let mesh = mesh("tls", redis.addr());
+        let mut services = services(redis.addr(), Port::free().unwrap().addr());
+        "redis.redis-client.svc.cluster.local".clone_into(&mut services[0].host);
+        let mesh = mesh_of("tls", services);
         let place = "clustercfg.my-redis.abc123.euw1.cache.amazonaws.com:6379";
         mesh.place(place, redis.addr().to_string()).unwrap();
+        mesh.place("*.my-redis.abc123.euw1.cache.amazonaws.com:6379", "127.0.0.0/8").unwrap();
         let dir = TempDir::new("authorities").unwrap();
         let file = dir.path().join("ca-certificates.crt");
         std::fs::write(&file, &authority.certificate).unwrap();
@@ -208,7 +289,7 @@ fn start_auto_mtls(node: SocketAddr, sidecars: &[SocketAddr], authority: &Author
         port: 6379,
         endpoints: vec![node],
         sidecars: sidecars.to_owned(),
-        headless: true,
+        resolution: Resolution::Headless,
     });
     let mesh = mesh_of("auto-mtls", services);
     add_secrets(&mesh, authority);
@@ -222,8 +303,12 @@ fn mesh(overlay: &str, node: SocketAddr) -> Arc<Mesh> {
     mesh
 }
 
+fn overlay(name: &str) -> Vec<Value> {
+    kustomize::build(&manifests().join("overlays").join(name)).unwrap()
+}
+
 fn mesh_of(overlay: &str, services: Vec<Service>) -> Arc<Mesh> {
-    let objects = kustomize::build(&manifests().join("overlays").join(overlay)).unwrap();
+    let objects = self::overlay(overlay);
     let mesh = Mesh::new(services).unwrap();
     for remote in objects.iter().flat_map(remotes) {
         let digest = remote["sha256"].as_str().unwrap_or(DIGEST);

@@ -1,12 +1,14 @@
 //! What istiod makes of the manifests, without an Envoy.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use slotmesh_istio_test::{Proxy, Rendered, Service, kustomize, render};
+use slotmesh_istio_test::{Proxy, Rendered, Resolution, Service, kustomize, render};
 use slotmesh_testbed::{locate, or_skip};
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
+const DOOR: &str = "outbound|6379||redis-cluster.slotmesh.internal";
 const ECHO: &str = "envoy.filters.network.echo";
 
 fn base(name: &str) -> Vec<Value> {
@@ -18,16 +20,28 @@ fn base(name: &str) -> Vec<Value> {
 }
 
 fn services() -> Vec<Service> {
-    [("redis", "10.96.0.10", 6379), ("other", "10.96.0.11", 9000)]
+    [("redis-cluster.redis", "10.96.0.10", 6379), ("other.default", "10.96.0.11", 9000)]
         .map(|(host, address, port)| Service {
-            host: format!("{host}.default.svc.cluster.local"),
+            host: format!("{host}.svc.cluster.local"),
             address: address.to_owned(),
             port,
             endpoints: Vec::new(),
             sidecars: Vec::new(),
-            headless: false,
+            resolution: Resolution::ClusterIp,
         })
         .into()
+}
+
+/// The nodes of a cluster, by a headless Service.
+fn nodes() -> Service {
+    Service {
+        host: "nodes.default.svc.cluster.local".to_owned(),
+        address: "None".to_owned(),
+        port: 6379,
+        endpoints: ["10.244.0.1:6379", "10.244.0.2:6379"].map(|node| node.parse().unwrap()).into(),
+        sidecars: Vec::new(),
+        resolution: Resolution::Headless,
+    }
 }
 
 fn rendered(proxy: &Proxy, objects: &[Value]) -> Rendered {
@@ -55,6 +69,54 @@ fn the_router_the_guard_and_echo_take_the_place_of_tcp_proxy() {
     assert!(has_cluster(&found, "slotmesh_upstream"));
     let names: Vec<&Value> = found.extensions.iter().map(|found| &found["name"]).collect();
     assert_eq!(names, ["slotmesh.router", "slotmesh.tunnel"]);
+}
+
+/// Another Redis on the same port, and single pods of a headless Service, which the nodes may be.
+#[test]
+fn the_door_changes_where_one_service_leads_to_and_nothing_else() {
+    let mut services = services();
+    services[1].port = 6379;
+    services.push(nodes());
+    let client = Proxy::client("client");
+    let before = render(&client, &services, &[]).unwrap();
+    let after = render(&client, &services, &base("service")).unwrap();
+    let named = |resources: &[Value]| -> BTreeMap<String, Value> {
+        let name = |resource: &Value| resource["name"].as_str().unwrap().to_owned();
+        resources.iter().map(|resource| (name(resource), resource.clone())).collect()
+    };
+    let mut listeners = named(&after.listeners);
+    let own = [listeners.remove("slotmesh"), listeners.remove("240.0.0.1_6379")];
+    let [Some(own), Some(_)] = own else { panic!("{listeners:?}") };
+    assert!(own["internal_listener"].is_object() && own["address"].is_null());
+    let proxy =
+        &mut listeners.get_mut("10.96.0.10_6379").unwrap()["filter_chains"][0]["filters"][0];
+    assert_eq!(proxy["typed_config"]["cluster"], DOOR);
+    let mut expected = named(&before.listeners);
+    *proxy = expected["10.96.0.10_6379"]["filter_chains"][0]["filters"][0].clone();
+    assert_eq!(listeners, expected);
+
+    let mut clusters = named(&after.clusters);
+    assert!(clusters.remove("slotmesh_upstream").is_some());
+    let door = clusters.remove(DOOR).unwrap();
+    assert_eq!(door["type"], "STATIC");
+    let leads_to =
+        "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/envoy_internal_address";
+    assert_eq!(door.pointer(leads_to).unwrap()["server_listener_name"], own["name"]);
+    expected = named(&before.clusters);
+    assert_eq!(clusters, expected);
+}
+
+#[test]
+fn the_door_is_for_pods_that_have_opted_in() {
+    let mut bystander = Proxy::client("bystander");
+    bystander.labels.clear();
+    let elsewhere = Proxy { namespace: "other".to_owned(), ..Proxy::client("client") };
+    for proxy in [&bystander, &elsewhere] {
+        let before = rendered(proxy, &[]);
+        let mut after = rendered(proxy, &base("service"));
+        after.listeners.retain(|listener| listener["name"] != "240.0.0.1_6379");
+        assert_eq!(after.listeners, before.listeners, "{}", proxy.name);
+    }
 }
 
 /// Both halves are there whatever the version: a router alone would have its replies sent on to Redis.
@@ -102,24 +164,32 @@ fn a_wasmplugin_with_target_refs_is_for_the_gateway_that_it_names() {
 fn an_istio_before_1_28_is_left_alone() {
     for version in ["1.27.3", "1.9.0", "1.3.0"] {
         let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
-        let found = rendered(&client, &base("envoyfilter"));
-        assert_eq!(filters(&found, "10.96.0.10_6379"), [TCP_PROXY], "{version}");
-        assert!(!has_cluster(&found, "slotmesh_upstream"), "{version}");
+        for name in ["service", "envoyfilter"] {
+            let found = rendered(&client, &base(name));
+            assert_eq!(filters(&found, "10.96.0.10_6379"), [TCP_PROXY], "{version}");
+            assert!(!has_cluster(&found, "slotmesh_upstream"), "{version}");
+            // To which an older one is led by the VirtualService, which knows no versions.
+            let door = found.clusters.iter().find(|cluster| cluster["name"] == DOOR);
+            assert!(door.is_none_or(|door| door["type"] == "ORIGINAL_DST"), "{version}");
+        }
     }
 }
 
+/// Of a listener of our own, older sidecars ignore it. A patch to istiod's is not for them.
 #[test]
 fn a_client_that_does_not_read_is_closed_where_envoy_can() {
-    for name in ["envoyfilter", "wasmplugin"] {
-        for (version, timeout) in [("1.28.0", json!(null)), ("1.31.0", json!("60s"))] {
-            let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
-            let found = rendered(&client, &base(name)).listeners;
-            for listener in found {
-                let timeout =
-                    if listener["name"] == "10.96.0.10_6379" { &timeout } else { &json!(null) };
-                let found = &listener["per_connection_buffer_high_watermark_timeout"];
-                assert_eq!(found, timeout, "{name} {version} {}", listener["name"]);
-            }
+    for (name, version, own) in [
+        ("service", "1.31.0", "slotmesh"),
+        ("envoyfilter", "1.31.0", "10.96.0.10_6379"),
+        ("wasmplugin", "1.31.0", "10.96.0.10_6379"),
+        ("envoyfilter", "1.28.0", ""),
+        ("wasmplugin", "1.28.0", ""),
+    ] {
+        let client = Proxy { version: version.to_owned(), ..Proxy::client("client") };
+        for listener in rendered(&client, &base(name)).listeners {
+            let timeout = if listener["name"] == own { json!("60s") } else { json!(null) };
+            let found = &listener["per_connection_buffer_high_watermark_timeout"];
+            assert_eq!(*found, timeout, "{name} {version} {}", listener["name"]);
         }
     }
 }
@@ -231,7 +301,7 @@ fn a_merge_replaces_what_is_one_and_lengthens_what_is_many_but_not_what_comes_by
     let listener = found.listeners.iter().find(|found| found["name"] == "10.96.0.10_6379").unwrap();
     let config = &listener["filter_chains"][0]["filters"][1]["typed_config"];
     assert_eq!(config["cluster"], "other");
-    assert_eq!(config["stat_prefix"], "outbound|6379||redis.default.svc.cluster.local");
+    assert_eq!(config["stat_prefix"], "outbound|6379||redis-cluster.redis.svc.cluster.local");
 }
 
 /// An EnvoyFilter of the root namespace with one patch of the Redis listener.
@@ -312,14 +382,7 @@ fn a_patch_may_be_for_proxies_with_certain_metadata() {
 #[test]
 fn the_pods_of_a_headless_service_have_listeners_that_are_patched_too() {
     let mut services = services();
-    services.push(Service {
-        host: "nodes.default.svc.cluster.local".to_owned(),
-        address: "None".to_owned(),
-        port: 6379,
-        endpoints: ["10.244.0.1:6379", "10.244.0.2:6379"].map(|node| node.parse().unwrap()).into(),
-        sidecars: Vec::new(),
-        headless: true,
-    });
+    services.push(nodes());
     let found = render(&Proxy::client("client"), &services, &base("envoyfilter")).unwrap();
     for listener in ["10.244.0.1_6379", "10.244.0.2_6379"] {
         assert_eq!(filters(&found, listener), ["slotmesh.router", "slotmesh.guard", ECHO]);
@@ -372,7 +435,7 @@ fn clusters_are_merged_removed_and_added_once() {
             ["name", "connect_timeout"].map(|word| cluster[word].as_str().unwrap()).into()
         })
         .collect();
-    let redis = "outbound|6379||redis.default.svc.cluster.local";
+    let redis = "outbound|6379||redis-cluster.redis.svc.cluster.local";
     assert_eq!(found, [(redis, "1s"), ("PassthroughCluster", "10s"), ("added", "2s")]);
 }
 

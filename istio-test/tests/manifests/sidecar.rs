@@ -8,17 +8,17 @@ use std::thread;
 
 use crate::support::{
     Client, DIGEST, IMAGE, OTHER, PATIENCE, REDIS, SEED, World, ask, assert_closed, base, counter,
-    manifests, passed, services, sidecar, wait_for_answer, wait_for_line,
+    manifests, one_node_cluster, passed, services, sidecar, wait_for_answer, wait_for_line,
 };
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use slotmesh_istio_test::{Mesh, Pull, Sidecar, image};
+use slotmesh_istio_test::{Mesh, POD_NETWORK, Pull, Sidecar, image};
 use slotmesh_testbed::process::run;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
-use slotmesh_testbed::{ClusterOptions, RedisCluster, RedisServer};
+use slotmesh_testbed::{ClusterOptions, Port, RedisCluster, RedisServer};
 
-const BASES: [&str; 2] = ["envoyfilter", "wasmplugin"];
+const BASES: [&str; 3] = ["service", "envoyfilter", "wasmplugin"];
 
 #[test]
 fn redis_cli_walks_through_sharding_by_each_base() {
@@ -47,7 +47,7 @@ fn the_readme_shows_what_its_reader_will_see() {
     let verify =
         readme.split("## Verify").nth(1).and_then(|rest| rest.split("## ").next()).unwrap();
     let world = World::start();
-    world.mesh.apply(&base("envoyfilter")).unwrap();
+    world.mesh.apply(&base("service")).unwrap();
     let client = world.client();
     let port = client.addr(REDIS).unwrap().port().to_string();
     let shown = verify.lines().filter_map(|line| line.strip_prefix("    ")).collect::<Vec<_>>();
@@ -92,10 +92,7 @@ fn it_comes_and_goes_on_a_live_listener_under_traffic() {
                 .unwrap();
                 wait_for_traffic(&answers);
                 assert_eq!(ask(addr, "PING").unwrap(), "+PONG");
-                // The router's own half of the second base goes first: see its README.
-                let mut objects = base(name);
-                objects.sort_by_key(|object| object["kind"] == "EnvoyFilter");
-                for object in objects {
+                for object in in_order_of_removal(base(name)) {
                     world.mesh.delete(&[object]).unwrap();
                 }
                 until("new clients to be the node's again", PATIENCE, || {
@@ -210,6 +207,107 @@ fn an_image_with_another_digest_is_not_loaded() {
     wait_for_answer(addr, "SET a 1", "+OK");
 }
 
+/// The agent says so by a filter that is no module, which the listener does not take. A WasmPlugin's does.
+#[test]
+fn a_router_that_works_stays_when_its_next_image_cannot_be_pulled() {
+    for name in ["service", "envoyfilter"] {
+        let world = World::start();
+        world.mesh.apply(&base(name)).unwrap();
+        let client = world.client();
+        let addr = client.addr(REDIS).unwrap();
+        wait_for_answer(addr, "SET a 1", "+OK");
+        let before = client.refusals().len();
+        let text = Value::from(base(name)).to_string().replace(IMAGE, "oci://registry/of:the-next");
+        world.mesh.apply(&serde_json::from_str::<Vec<Value>>(&text).unwrap()).unwrap();
+        until("the sidecar to refuse it", PATIENCE, || {
+            let more = client.refusals().len() > before;
+            Ok(if more { Probe::Ready(()) } else { Probe::NotYet("not yet".to_owned()) })
+        })
+        .unwrap();
+        assert_eq!(ask(addr, "SET a 2").unwrap(), "+OK", "{name}");
+        assert_eq!(passed(&client), 2, "{name}");
+    }
+}
+
+#[test]
+fn the_door_is_for_one_service_and_another_redis_on_its_port_stays_as_it_is() {
+    let bus = Port::free().unwrap();
+    let node = one_node_cluster(&bus, &[]);
+    let another = RedisServer::start(&[]).unwrap();
+    let mut services = services(node.addr(), another.addr());
+    services[1].port = 6379;
+    let mesh = Mesh::new(services).unwrap();
+    mesh.place(SEED, node.addr().to_string()).unwrap();
+    mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
+    mesh.apply(&base("service")).unwrap();
+    let client = mesh.start(sidecar("client")).unwrap();
+    wait_for_answer(client.addr(REDIS).unwrap(), "SET a slotmesh", "+OK");
+    assert_eq!(passed(&client), 1);
+    // What Slotmesh would not have sent there.
+    let addr = client.addr("10.96.0.11_6379").unwrap();
+    assert_eq!(ask(addr, "SET a another").unwrap(), "+OK");
+    assert_eq!(ask(addr, "SELECT 1").unwrap(), "+OK");
+    assert_eq!(another.cli(&["GET", "a"]).unwrap().trim(), "another");
+    assert_eq!(node.cli(&["GET", "a"]).unwrap().trim(), "slotmesh");
+    assert_eq!(passed(&client), 1);
+    // Its own tcp_proxy leads to the door, with the statistics of it.
+    let door = "outbound|6379||redis-cluster.slotmesh.internal";
+    assert_eq!(counter(&client, &format!("tcp.{door}.downstream_cx_total")), 1);
+    assert_eq!(client.refusals(), Vec::<String>::new());
+}
+
+/// As it is documented for a pod under load: all but the VirtualService, which then leads clients to it.
+#[test]
+fn no_client_of_a_running_pod_is_closed_when_the_route_comes_last_and_goes_first() {
+    let world = World::start();
+    let client = world.client();
+    let addr = client.addr(REDIS).unwrap();
+    let (route, behind): (Vec<Value>, Vec<Value>) =
+        base("service").into_iter().partition(|object| object["kind"] == "VirtualService");
+    let (stop, answers) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let asker = scope.spawn(|| {
+            let mut old = Client::connect(addr).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(ask(addr, "INCR new").unwrap().get(..1), Some(":"));
+                assert_eq!(old.call("INCR old").unwrap().get(..1), Some(":"));
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        wait_for_traffic(&answers);
+        world.mesh.apply(&behind).unwrap();
+        until("the router to be there", PATIENCE, || {
+            let stats = client.envoy().stats()?;
+            let name = "extension_config_discovery.network_filter.slotmesh.router.config_reload";
+            let there = stats.get(name).is_some_and(|reloads| *reloads > 0);
+            Ok(if there { Probe::Ready(()) } else { Probe::NotYet("it is not".to_owned()) })
+        })
+        .unwrap();
+        wait_for_traffic(&answers);
+        assert_eq!(passed(&client), 0);
+        world.mesh.apply(&route).unwrap();
+        until("new clients to be the router's", PATIENCE, || {
+            let now = passed(&client);
+            Ok(if now > 0 { Probe::Ready(()) } else { Probe::NotYet("none was".to_owned()) })
+        })
+        .unwrap();
+        wait_for_traffic(&answers);
+        world.mesh.delete(&route).unwrap();
+        until("new clients to be the node's again", PATIENCE, || {
+            let before = passed(&client);
+            wait_for_traffic(&answers);
+            let more = passed(&client) - before;
+            Ok(if more == 0 { Probe::Ready(()) } else { Probe::NotYet(format!("{more} were not")) })
+        })
+        .unwrap();
+        world.mesh.delete(&behind).unwrap();
+        wait_for_traffic(&answers);
+        stop.store(true, Ordering::Relaxed);
+        asker.join().unwrap();
+    });
+}
+
 #[test]
 fn the_envoyfilter_without_its_wasmplugin_closes_clients() {
     let world = World::start();
@@ -291,7 +389,7 @@ fn a_bad_configuration_is_named_in_the_log_and_closes_its_clients_and_nothing_el
 #[test]
 fn an_unreachable_seed_is_named_in_the_log_and_clients_are_told() {
     let world = World::start();
-    let nobody = slotmesh_testbed::Port::free().unwrap();
+    let nobody = Port::free().unwrap();
     world.mesh.place(SEED, nobody.addr().to_string()).unwrap();
     let impatient = configured("envoyfilter", |configuration| {
         configuration["settings"]["op_timeout"] = json!("0.5s");
@@ -302,6 +400,24 @@ fn an_unreachable_seed_is_named_in_the_log_and_clients_are_told() {
     assert!(answer.starts_with('-'), "{answer}");
     wait_for_line(&client, &["slotmesh: ", &nobody.addr().to_string()]);
     assert_other_serves(&client);
+}
+
+/// The seed says that it is somewhere else.
+#[test]
+fn a_node_outside_the_pods_network_is_not_dialled() {
+    let bus = Port::free().unwrap();
+    let node = one_node_cluster(&bus, &["--cluster-announce-ip", "127.0.0.2"]);
+    let impatient = configured("service", |configuration| {
+        configuration["settings"]["op_timeout"] = json!("0.5s");
+    });
+    let mesh = Mesh::new(services(node.addr(), Port::free().unwrap().addr())).unwrap();
+    mesh.place(SEED, node.addr().to_string()).unwrap();
+    mesh.place(POD_NETWORK, POD_NETWORK).unwrap();
+    mesh.publish(IMAGE, image(DIGEST).unwrap()).unwrap();
+    mesh.apply(&impatient).unwrap();
+    let client = mesh.start(sidecar("client")).unwrap();
+    let answer = ask(client.addr(REDIS).unwrap(), "SET a 1").unwrap();
+    assert!(answer.contains("allowed_nodes of cluster 'redis' does not allow it"), "{answer}");
 }
 
 #[test]
@@ -327,6 +443,16 @@ fn two_workloads_have_it_and_a_third_that_has_not_opted_in_is_left_alone() {
         })
         .unwrap();
     }
+}
+
+/// First what leads clients to the router, then the router: see istio/README.md.
+fn in_order_of_removal(mut objects: Vec<Value>) -> Vec<Value> {
+    objects.sort_by_key(|object| match object["kind"].as_str() {
+        Some("VirtualService" | "WasmPlugin") => 0,
+        Some("EnvoyFilter") => 1,
+        _ => 2,
+    });
+    objects
 }
 
 /// Writes over one connection after the other. A write may fail, and it may have been executed all the

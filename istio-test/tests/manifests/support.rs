@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use slotmesh_istio_test::{Mesh, Proxy, Service, Sidecar, image, kustomize};
+use slotmesh_istio_test::{Mesh, Proxy, Resolution, Service, Sidecar, image, kustomize};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{Port, RedisServer, Security, locate};
 
@@ -63,7 +63,7 @@ pub(crate) fn services(node: SocketAddr, other: SocketAddr) -> Vec<Service> {
         port,
         endpoints: vec![endpoint],
         sidecars: Vec::new(),
-        headless: false,
+        resolution: Resolution::ClusterIp,
     };
     vec![
         service("redis-cluster.redis.svc.cluster.local", "10.96.0.10", 6379, node),

@@ -47,7 +47,7 @@ fn walk_through(istio: &str, envoy: &str) {
     let nodes: Vec<RedisCli> =
         cluster.nodes().iter().map(|node| RedisCli::on_port(node.addr().port())).collect();
     let node = cluster.nodes().first().unwrap().addr();
-    for name in ["envoyfilter", "wasmplugin"] {
+    for name in ["service", "envoyfilter", "wasmplugin"] {
         cluster.flush().unwrap();
         let mesh = Mesh::new(services(node, Port::free().unwrap().addr())).unwrap();
         mesh.place(SEED, node.to_string()).unwrap();

@@ -134,14 +134,18 @@ is_primary() {
   echo "$view" | owners | grep -q myself
 }
 
+# A node that is too busy to say is not quiet.
 is_quiet() {
-  before=$(redirections)
+  before=$(redirections) || return 1
   sleep 2
-  in_time && [ "$(redirections)" = "$before" ]
+  in_time && after=$(redirections) && [ "$after" = "$before" ]
 }
 
-# How many commands this node has answered with MOVED.
-redirections() { ask "$this_node" info errorstats | grep errorstat_MOVED || true; }
+# How many commands this node has answered with MOVED: nothing, if none.
+redirections() {
+  errors=$(ask "$this_node" info errorstats) || return 1
+  echo "$errors" | grep errorstat_MOVED || true
+}
 
 in_time() { [ "$(date +%s)" -lt "$end" ]; }
 

@@ -1,6 +1,6 @@
 //! Clients that send commands as fast as they are answered, and check every byte of every reply.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use slotmesh_testbed::wire;
 
-use crate::load::Load;
+use crate::load::{Load, Profile};
 use crate::traffic::Traffic;
 
 /// When nothing at all is answered for so long, something is wrong.
@@ -57,9 +58,8 @@ impl Generator {
         let poll = Poll::new()?;
         let mut clients = Vec::new();
         for index in 0..load.clients {
-            let stream = std::net::TcpStream::connect_timeout(&addr, PATIENCE);
+            let stream = connect(addr, load);
             let stream = stream.with_context(|| format!("connecting client {index} to {addr}"))?;
-            stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -79,9 +79,7 @@ impl Generator {
 
     /// Sets every key that `load` will use, through one client.
     pub(crate) fn fill(addr: SocketAddr, load: &Load) -> Result<()> {
-        let stream = std::net::TcpStream::connect_timeout(&addr, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let stream = connect(addr, load)?;
         let traffic = Traffic::new(load);
         let at_once = FILLED_AT_ONCE.min(1 + FILLED_AT_ONCE * 1024 / load.value);
         let (mut commands, mut expected, mut replies) = (Vec::new(), Vec::new(), Vec::new());
@@ -143,6 +141,20 @@ impl Generator {
             }
         }
     }
+}
+
+/// A client's connection, of the protocol version that the load says.
+fn connect(addr: SocketAddr, load: &Load) -> Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    if load.profile == Profile::Resp3 {
+        (&stream).write_all(&wire::command(&["HELLO", "3"]))?;
+        let reply = wire::read_reply(&mut BufReader::new(&stream)).context("HELLO 3")?;
+        ensure!(reply.starts_with(b"%"), "HELLO 3 was answered '{}'", reply.escape_ascii());
+    }
+    Ok(stream)
 }
 
 impl Client {

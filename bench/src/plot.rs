@@ -28,17 +28,17 @@ const PICTURES: [Picture; 3] = [
     Picture {
         title: "Requests per second, redis_proxy = 1 (more is better)",
         file: "rate.svg",
-        value: |row| row.ratios.map_or(Some(1.0), |ratios| Some(ratios.rate)),
+        value: |row| row.ratios.map_or(Some(1.0), |ratios| Some(ratios.rate.median)),
     },
     Picture {
         title: "CPU of the proxy per request, redis_proxy = 1 (less is better)",
         file: "cpu.svg",
-        value: |row| row.ratios.map_or(Some(1.0), |ratios| ratios.cpu),
+        value: |row| row.ratios.map_or(Some(1.0), |ratios| ratios.cpu.map(|cpu| cpu.median)),
     },
     Picture {
         title: "99th percentile of the latency, redis_proxy = 1 (less is better)",
         file: "p99.svg",
-        value: |row| row.ratios.map_or(Some(1.0), |ratios| Some(ratios.p99)),
+        value: |row| row.ratios.map_or(Some(1.0), |ratios| Some(ratios.p99.median)),
     },
 ];
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::summary::{Row, Verdict};
+use crate::memory::{CLIENTS, Footprint};
+use crate::summary::{Outcome, Ratio, Row};
 
 /// All measurements.
 pub(crate) fn measurements(rows: &[Row]) -> String {
@@ -24,8 +25,8 @@ pub(crate) fn measurements(rows: &[Row]) -> String {
             median.p999_us,
             or_dash(median.cpu_us, 2, ""),
             or_dash(memory, 1, ""),
-            or_dash(row.ratios.map(|ratios| ratios.rate), 2, "x"),
-            or_dash(row.ratios.and_then(|ratios| ratios.cpu), 2, "x"),
+            or_dash(row.ratios.map(|ratios| ratios.rate.median), 2, "x"),
+            or_dash(row.ratios.and_then(|ratios| ratios.cpu).map(|cpu| cpu.median), 2, "x"),
         );
     }
     out
@@ -34,27 +35,55 @@ pub(crate) fn measurements(rows: &[Row]) -> String {
 /// The targets, and whether they are met.
 pub(crate) fn targets(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| load | requests/s to native | at least | | CPU to native | at most | |\n\
+        "Ratios to redis_proxy: the median of the rounds, and in brackets the middle half of them. A target that \
+         a quarter of the rounds meets is missed within noise.\n\n\
+         | load | requests/s | at least | | CPU | at most | |\n\
          |---|--:|--:|---|--:|--:|---|\n",
     );
     for row in rows {
         let (Some(verdict), Some(ratios)) = (row.verdict, row.ratios) else { continue };
-        let Verdict { rate_target, rate_met, cpu_target, cpu_met } = verdict;
         let _ = writeln!(
             out,
-            "| {} | {:.2}x | {rate_target}x | {} | {} | {cpu_target}x | {} |",
+            "| {} | {} | {}x | {} | {} | {}x | {} |",
             row.load,
-            ratios.rate,
-            met(rate_met),
-            or_dash(ratios.cpu, 2, "x"),
-            met(cpu_met),
+            with_spread(ratios.rate),
+            verdict.rate_target,
+            in_words(verdict.rate),
+            ratios.cpu.map_or_else(|| "-".to_owned(), with_spread),
+            verdict.cpu_target,
+            in_words(verdict.cpu),
         );
     }
     out
 }
 
-fn met(met: bool) -> &'static str {
-    if met { "met" } else { "**missed**" }
+/// Memory of proxies that wait for work.
+pub(crate) fn memory(rows: &[Footprint]) -> String {
+    let mut out = format!(
+        "Memory of each proxy's own, in MiB, before the loads: with no client, and with {CLIENTS} clients that have \
+         all had a reply.\n\n\
+         | proxy | no client | {CLIENTS} clients | KiB for a client |\n|---|--:|--:|--:|\n",
+    );
+    for Footprint { contender, idle, with_clients } in rows {
+        let mib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
+        let each = with_clients.saturating_sub(*idle) as f64 / 1024.0 / CLIENTS as f64;
+        let (idle, with_clients) = (mib(*idle), mib(*with_clients));
+        let _ = writeln!(out, "| {contender} | {idle:.1} | {with_clients:.1} | {each:.1} |");
+    }
+    out
+}
+
+fn with_spread(ratio: Ratio) -> String {
+    let Ratio { median, lower_quartile, upper_quartile } = ratio;
+    format!("{median:.2}x ({lower_quartile:.2}-{upper_quartile:.2})")
+}
+
+fn in_words(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Met => "met",
+        Outcome::MissedWithinNoise => "missed, within noise",
+        Outcome::Missed => "**missed**",
+    }
 }
 
 fn or_dash(value: Option<f64>, digits: usize, unit: &str) -> String {

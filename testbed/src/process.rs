@@ -34,7 +34,8 @@ impl Process {
         Ok(Self { child: spawn(command)?, log: log.to_owned() })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -46,7 +47,10 @@ impl Process {
     }
 
     /// How it ended, if it did.
-    pub(crate) fn exited(&mut self) -> Result<Option<ExitStatus>> {
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 

@@ -1,0 +1,112 @@
+//! The load that runs in a pod.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use slotmesh_testbed::wait::{Probe, until};
+use slotmesh_verify::Report;
+
+/// Time for the load to say the first and the last thing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a client may wait for a reply at most, whatever is done to the parts.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Clients in a pod, which run until they are told to stop.
+#[derive(Debug)]
+pub(crate) struct Load {
+    child: Child,
+    report: Arc<Mutex<Report>>,
+}
+
+impl Load {
+    /// Starts a command that runs `slotmesh-load`, and waits for its first replies.
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no pipe to read from")?).lines();
+        let report = Arc::new(Mutex::new(Report::default()));
+        let shared = Arc::clone(&report);
+        thread::spawn(move || {
+            let reports = lines.map_while(Result::ok);
+            for last in reports.filter_map(|line| serde_json::from_str(&line).ok()) {
+                *shared.lock().unwrap_or_else(PoisonError::into_inner) = last;
+            }
+        });
+        let load = Self { child, report };
+        load.goes_on()?;
+        Ok(load)
+    }
+
+    /// What it told last.
+    pub(crate) fn report(&self) -> Report {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has had some more right replies than it has now.
+    pub(crate) fn goes_on(&self) -> Result<()> {
+        let enough = self.report().replies + 1000;
+        until("replies", PATIENCE, || {
+            let report = self.report();
+            let seen = format!("{} replies, errors: {:?}", report.replies, report.errors);
+            Ok(if report.replies < enough { Probe::NotYet(seen) } else { Probe::Ready(()) })
+        })
+    }
+
+    /// Waits until it has ended with its pod, and returns what it told last.
+    pub(crate) fn until_it_is_killed(mut self) -> Result<Report> {
+        until("the load to end with its pod", PATIENCE, || {
+            Ok(match self.child.try_wait()? {
+                Some(_) => Probe::Ready(self.report()),
+                None => Probe::NotYet("it still runs".to_owned()),
+            })
+        })
+    }
+
+    /// Tells it to stop, and returns what it saw.
+    pub(crate) fn finish(mut self) -> Result<Report> {
+        drop(self.child.stdin.take());
+        until("the load to end", PATIENCE, || {
+            let report = self.report();
+            if report.ended {
+                return Ok(Probe::Ready(report));
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the load has ended with {status}, last seen: {report:?}");
+            }
+            Ok(Probe::NotYet(format!("{report:?}")))
+        })
+    }
+
+    /// Tells it to stop; no error, nothing lost and no long pause is what is expected.
+    pub(crate) fn finish_flawless(self) -> Result<String> {
+        let report = self.finish()?;
+        let seen = told(&report);
+        ensure!(report.failures() == 0, "{seen}; {:?}", report.errors);
+        ensure!(report.lost.is_empty(), "{seen}; lost: {:?}", report.lost);
+        ensure!(report.longest_pause() <= LONGEST_PAUSE, "{seen}: too long");
+        Ok(seen)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A report in a few words.
+pub(crate) fn told(report: &Report) -> String {
+    format!(
+        "{} replies, {} errors, longest pause {:.2} s",
+        report.replies,
+        report.failures(),
+        report.longest_pause().as_secs_f64()
+    )
+}

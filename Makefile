@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check mesh mesh-up mesh-verify mesh-down instructions instructions-write deny fuzz doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check mesh mesh-up mesh-verify mesh-down mesh-matrix instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -127,7 +127,7 @@ manifests-check: test-deps ## build every kustomization and check what comes out
 mesh-up: image ## start a Kubernetes with Istio, a Redis Cluster and Slotmesh: kind-cluster/README.md [ISTIO=2026-04-23 ENVOY=path]
 	@kind-cluster/mesh up
 
-mesh-verify: ## walk through it as `make demo` does, and check every step
+mesh-verify: ## walk through it as `make demo` does, and check what is said of Slotmesh
 	@kind-cluster/mesh verify
 
 mesh-down: ## end it
@@ -136,6 +136,12 @@ mesh-down: ## end it
 mesh: image ## all three, and a check that they leave the machine as it was
 	@kind-cluster/mesh build
 	@kind-cluster/leaves-nothing $(MAKE) --no-print-directory mesh-up mesh-verify mesh-down
+
+mesh-matrix: image test-deps ## the same with both snapshots of Istio and two Envoys, each with each: an hour and more
+	@for istio in 2026-04-23 2026-08-27; do for envoy in target/envoys/1.39.3/bin/envoy .venv/bin/envoy; do \
+	  echo "mesh-matrix: Istio $$istio with $$envoy"; \
+	  ISTIO=$$istio ENVOY=$(CURDIR)/$$envoy $(MAKE) --no-print-directory mesh || exit; \
+	done; done
 
 deny: ## check licences, sources and doubles of all dependencies; known vulnerabilities where GitHub can be reached
 	cargo deny --locked check

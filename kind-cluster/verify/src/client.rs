@@ -91,19 +91,28 @@ impl Client {
         Ok(())
     }
 
-    /// How often the sidecar has taken a filter's new configuration.
-    pub(crate) fn reloads(&self) -> Result<u64> {
-        // extension_config_discovery.network_filter.slotmesh.router.config_reload: 1
-        let stats = self.envoy("stats?filter=config_reload$")?;
-        let counts = stats.lines().filter_map(|line| line.rsplit_once(": "));
-        Ok(counts.filter_map(|(_, count)| count.parse::<u64>().ok()).sum())
+    /// The router's configuration as the sidecar has it, and since when.
+    pub(crate) fn router(&self) -> Result<String> {
+        self.envoy("config_dump?resource=ecds_filters")
     }
 
-    /// Waits until it has taken another one than before.
-    pub(crate) fn until_reloaded(&self, before: u64) -> Result<()> {
+    /// Waits until the sidecar has another router than before.
+    pub(crate) fn until_router_differs(&self, before: &str) -> Result<()> {
         until("the sidecar to take the change", PATIENCE, || {
-            let now = self.reloads()?;
-            Ok(if now > before { Probe::Ready(()) } else { Probe::NotYet(format!("{now} times")) })
+            Ok(match self.router()? == before {
+                true => Probe::NotYet("it has not".to_owned()),
+                false => Probe::Ready(()),
+            })
+        })
+    }
+
+    /// Waits until the sidecar's log holds a text.
+    pub(crate) fn until_it_logs(&self, text: &str) -> Result<()> {
+        until(&format!("`{text}` in the log"), PATIENCE, || {
+            Ok(match self.log()?.contains(text) {
+                true => Probe::Ready(()),
+                false => Probe::NotYet("it is not there".to_owned()),
+            })
         })
     }
 

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use slotmesh_testbed::wait::{Probe, until};
-use slotmesh_verify::Report;
+use slotmesh_verify::{Failure, Report};
 
 /// Time for the load to say the first and the last thing.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So many kinds of errors are told.
+const KINDS: usize = 8;
 
 /// What a client may wait for a reply at most, whatever is done to the parts.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -52,7 +55,7 @@ impl Load {
         let enough = self.report().replies + 1000;
         until("replies", PATIENCE, || {
             let report = self.report();
-            let seen = format!("{} replies, errors: {:?}", report.replies, report.errors);
+            let seen = format!("{}{}", told(&report), why(&report));
             Ok(if report.replies < enough { Probe::NotYet(seen) } else { Probe::Ready(()) })
         })
     }
@@ -76,9 +79,9 @@ impl Load {
                 return Ok(Probe::Ready(report));
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("the load has ended with {status}, last seen: {report:?}");
+                bail!("the load has ended with {status}, last seen: {}", told(&report));
             }
-            Ok(Probe::NotYet(format!("{report:?}")))
+            Ok(Probe::NotYet(told(&report)))
         })
     }
 
@@ -86,8 +89,7 @@ impl Load {
     pub(crate) fn finish_flawless(self) -> Result<String> {
         let report = self.finish()?;
         let seen = told(&report);
-        ensure!(report.failures() == 0, "{seen}; {:?}", report.errors);
-        ensure!(report.lost.is_empty(), "{seen}; lost: {:?}", report.lost);
+        ensure!(report.failures() == 0 && report.lost.is_empty(), "{seen}{}", why(&report));
         ensure!(report.longest_pause() <= LONGEST_PAUSE, "{seen}: too long");
         Ok(seen)
     }
@@ -109,4 +111,18 @@ pub(crate) fn told(report: &Report) -> String {
         report.failures(),
         report.longest_pause().as_secs_f64()
     )
+}
+
+/// The first errors of all kinds, and some of what was lost.
+pub(crate) fn why(report: &Report) -> String {
+    let mut errors: Vec<_> = report.errors.iter().collect();
+    errors.sort_by_key(|(_, failure)| failure.first);
+    let mut why = String::new();
+    for (error, Failure { count, first }) in errors.into_iter().take(KINDS) {
+        why.push_str(&format!("\n      {count} times, first after {first} ms: {error}"));
+    }
+    for lost in report.lost.iter().take(KINDS) {
+        why.push_str(&format!("\n      lost: {lost}"));
+    }
+    why
 }

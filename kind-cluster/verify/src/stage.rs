@@ -53,13 +53,13 @@ impl Stage {
         then: impl FnOnce(&Client) -> Result<T>,
     ) -> Result<T> {
         let client = self.client()?;
-        let before = client.reloads()?;
+        let usual = client.router()?;
         client.apply(slotmesh)?;
-        let result = client.until_reloaded(before).and_then(|()| then(client));
-        let changed = client.reloads()?;
+        let result = client.until_router_differs(&usual).and_then(|()| then(client));
+        let changed = client.router();
         client.apply(&self.slotmesh()?)?;
         let seen = result?;
-        client.until_reloaded(changed)?;
+        client.until_router_differs(&changed?)?;
         Ok(seen)
     }
 }

@@ -27,16 +27,14 @@ pub(crate) fn installation(stage: &Stage) -> Result<String> {
     let slotmesh = stage.slotmesh()?;
     client.apply(&slotmesh)?;
     client.until_it_serves(REDIS)?;
-    let load = client.load(stage.redis()?, &[])?;
+    let seen = client.traffic(stage.redis()?)?;
     client.delete(&slotmesh)?;
     until("connections without Slotmesh", PATIENCE, || {
-        Ok(match client.serves(REDIS) {
-            Ok(()) => Probe::NotYet("new connections are still Slotmesh's".to_owned()),
-            Err(_) => Probe::Ready(()),
+        Ok(match client.redis(REDIS, &["MSET", "a", "a", "b", "b"])?.starts_with("CROSSSLOT") {
+            true => Probe::Ready(()),
+            false => Probe::NotYet("new connections are still Slotmesh's".to_owned()),
         })
     })?;
-    load.goes_on()?;
-    let seen = load.finish_flawless().context("through Slotmesh")?;
     others.goes_on()?;
     let others = others.finish_flawless().context("to another Redis")?;
     Ok(format!("{seen}; to another Redis {others}"))
@@ -54,44 +52,13 @@ pub(crate) fn image(stage: &Stage) -> Result<String> {
 }
 
 pub(crate) fn missing_image(stage: &Stage) -> Result<String> {
-    let client = stage.client()?;
-    let load = client.load(stage.redis()?, &[])?;
-    let others = begin_others(stage)?;
     let missing = stage.slotmesh()?.with(&format!("{MODULE}:kind"), &format!("{MODULE}:none"))?;
-    with_broken(stage, &missing, || {
-        until("new connections to be closed", PATIENCE, || {
-            Ok(match client.redis(REDIS, &["PING"]) {
-                Ok(reply) => Probe::NotYet(reply),
-                Err(_) => Probe::Ready(()),
-            })
-        })?;
-        serves_others(client)?;
-        load.goes_on().context("connections that were there")
-    })?;
-    let seen = load.finish_flawless()?;
-    let others = others.finish_flawless().context("to another Redis")?;
-    Ok(format!("{seen}; to another Redis {others}"))
+    broken(stage, &missing, "error in converting the wasm config to local")
 }
 
 pub(crate) fn misspelt(stage: &Stage) -> Result<String> {
-    let client = stage.client()?;
-    let load = client.load(stage.redis()?, &["--renew", "50"])?;
-    let others = begin_others(stage)?;
     let misspelt = stage.slotmesh()?.with(WORD, MISSPELT)?;
-    with_broken(stage, &misspelt, || {
-        let named = format!("settings.{MISSPELT}: unknown field");
-        until(&format!("`{named}` in the log"), PATIENCE, || {
-            Ok(match client.log()?.contains(&named) {
-                true => Probe::Ready(()),
-                false => Probe::NotYet("it is not there".to_owned()),
-            })
-        })?;
-        serves_others(client)?;
-        load.goes_on()
-    })?;
-    let seen = load.finish_flawless()?;
-    let others = others.finish_flawless().context("to another Redis")?;
-    Ok(format!("{seen}; to another Redis {others}"))
+    broken(stage, &misspelt, &format!("settings.{MISSPELT}: unknown field"))
 }
 
 /// Changes Slotmesh under load, and back again.
@@ -102,14 +69,19 @@ fn change(stage: &Stage, changed: &Manifest) -> Result<String> {
     load.finish_flawless()
 }
 
-/// Does something while the client has a Slotmesh that cannot work, and gives it the usual one back.
-fn with_broken(stage: &Stage, broken: &Manifest, then: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Gives the client a Slotmesh that cannot work, under load, and waits until the log says why.
+fn broken(stage: &Stage, broken: &Manifest, reason: &str) -> Result<String> {
     let client = stage.client()?;
+    let load = client.load(stage.redis()?, &["--renew", "50"])?;
+    let others = begin_others(stage)?;
     client.apply(broken)?;
-    let result = then();
+    let result = client.until_it_logs(reason).and_then(|()| load.goes_on());
     client.apply(&stage.slotmesh()?)?;
     result?;
-    client.until_it_serves(REDIS)
+    load.goes_on()?;
+    let seen = load.finish_flawless()?;
+    let others = others.finish_flawless().context("to another Redis")?;
+    Ok(format!("{seen}; to another Redis {others}"))
 }
 
 fn begin_others(stage: &Stage) -> Result<Load> {

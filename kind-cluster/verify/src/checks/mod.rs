@@ -22,13 +22,13 @@ pub(crate) const ALL: &[Check] = &[
         restarts::all_at_once,
     ),
     Check::new(
-        "a running pod gets Slotmesh and loses it, and no connection notices",
+        "a running pod gets Slotmesh and loses it, and connections to another Redis do not notice",
         changes::installation,
     ),
     Check::new("a change of the configuration costs no client anything", changes::configuration),
     Check::new("a change of the image costs no client anything", changes::image),
     Check::new(
-        "an image that does not exist closes new connections to Redis and no others",
+        "an image that does not exist is named, and what runs goes on",
         changes::missing_image,
     ),
     Check::new("a misspelt word is named, and what runs goes on", changes::misspelt),

@@ -8,7 +8,7 @@ use slotmesh_testbed::wait::{Probe, until};
 
 use crate::client::REDIS;
 use crate::kubectl::Kubectl;
-use crate::load::{Load, told};
+use crate::load::{Load, told, why};
 use crate::redis::{self, Node};
 use crate::stage::Stage;
 
@@ -68,7 +68,7 @@ pub(crate) fn all_at_once(stage: &Stage) -> Result<String> {
     load.goes_on()?;
     redis::until_all_are_well(&stage.kubectl, &gone)?;
     let report = load.finish()?;
-    ensure!(report.lost.is_empty(), "{}; lost: {:?}", told(&report), report.lost);
+    ensure!(report.lost.is_empty(), "{}{}", told(&report), why(&report));
     Ok(format!(
         "served {:.0} s after the last pod's start; nothing lost, {}",
         waited.as_secs_f64(),

@@ -1,5 +1,6 @@
 //! kubectl for the mesh that is up: all that the checks have.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,9 +11,6 @@ use slotmesh_testbed::{locate, process};
 
 /// Time for what a person would not wait for either.
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What is not there any more is as good as deleted.
-const DELETE: [&str; 3] = ["delete", "--ignore-not-found", "--wait=false"];
 
 /// `kind-cluster/kubectl`.
 #[derive(Clone, Debug)]
@@ -46,14 +44,10 @@ impl Kubectl {
         serde_json::from_str(&output).with_context(|| format!("kubectl {}", args.join(" ")))
     }
 
-    /// Deletes without waiting, also when a signal has asked this program to stop. What goes wrong
-    /// is said, and nothing else can be done about it.
-    pub(crate) fn clean_up(&self, args: &[&str]) {
-        let mut command = self.command(&[&DELETE, args].concat());
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("verify: `{}` failed: it stays", process::show(&command));
-        }
+    /// Runs it also when a signal has asked this program to stop: it puts back what a check has
+    /// changed. What goes wrong is said, and nothing else can be done about it.
+    pub(crate) fn put_back(&self, input: &str, args: &[&str]) {
+        put_back(self.command(args), input);
     }
 
     /// A command that is still to be run.
@@ -69,6 +63,27 @@ pub(crate) fn mesh(args: &[&str]) -> Result<String> {
     let mut command = Command::new(directory().join("mesh"));
     command.args(args);
     process::run(command, TIMEOUT)
+}
+
+/// The same to put back what a check has changed, as [`Kubectl::put_back`] does it.
+pub(crate) fn mesh_put_back(args: &[&str]) {
+    let mut command = Command::new(directory().join("mesh"));
+    command.args(args);
+    put_back(command, "");
+}
+
+fn put_back(mut command: Command, input: &str) {
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let ended = command.spawn().and_then(|mut child| {
+        // Dropped at once, so that the command sees its end.
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        child.wait()
+    });
+    if !ended.is_ok_and(|status| status.success()) {
+        eprintln!("verify: `{}` failed: the mesh is not as it was", process::show(&command));
+    }
 }
 
 /// The directory kind-cluster.

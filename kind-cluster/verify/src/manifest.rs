@@ -42,8 +42,24 @@ impl Manifest {
         kubectl.feed(self.0.as_str(), &args).map(drop)
     }
 
+    /// Applies the objects whose labels fit a selector.
+    pub(crate) fn apply_some(
+        &self,
+        kubectl: &Kubectl,
+        namespace: &str,
+        selector: &str,
+    ) -> Result<()> {
+        let args = ["apply", "--namespace", namespace, "--selector", selector, "--filename", "-"];
+        kubectl.feed(self.0.as_str(), &args).map(drop)
+    }
+
+    /// Applies it also when a signal has asked this program to stop.
+    pub(crate) fn put_back(&self, kubectl: &Kubectl, namespace: &str) {
+        kubectl.put_back(&self.0, &["apply", "--namespace", namespace, "--filename", "-"]);
+    }
+
     pub(crate) fn delete(&self, kubectl: &Kubectl, namespace: &str) -> Result<()> {
-        let args = ["delete", "--namespace", namespace, "--filename", "-"];
+        let args = ["delete", "--ignore-not-found", "--namespace", namespace, "--filename", "-"];
         kubectl.feed(self.0.as_str(), &args).map(drop)
     }
 }

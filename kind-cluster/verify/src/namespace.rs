@@ -35,6 +35,6 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        self.kubectl.clean_up(&["namespace", &self.name]);
+        self.kubectl.put_back("", &["delete", "namespace", &self.name, "--wait=false"]);
     }
 }

@@ -21,7 +21,7 @@ impl Stage {
         Self { kubectl: Kubectl::of_the_mesh(), client: OnceCell::new() }
     }
 
-    /// A client with Slotmesh as base/envoyfilter has it. A check that changes that puts it back.
+    /// A client with Slotmesh as base/service has it. A check that changes that puts it back.
     pub(crate) fn client(&self) -> Result<&Client> {
         if self.client.get().is_none() {
             let client = Client::start(&self.kubectl, "verify-client", &self.slotmesh()?)?;
@@ -33,7 +33,7 @@ impl Stage {
 
     /// Slotmesh as that client has it.
     pub(crate) fn slotmesh(&self) -> Result<Manifest> {
-        Manifest::slotmesh(&self.kubectl, "base/envoyfilter")
+        Manifest::slotmesh(&self.kubectl, "base/service")
     }
 
     /// Where clients find the Redis Cluster.
@@ -53,11 +53,12 @@ impl Stage {
         then: impl FnOnce(&Client) -> Result<T>,
     ) -> Result<T> {
         let client = self.client()?;
-        let usual = client.router()?;
+        let usual = self.slotmesh()?;
+        let router = client.router()?;
         client.apply(slotmesh)?;
-        let result = client.until_router_differs(&usual).and_then(|()| then(client));
+        let result = client.until_router_differs(&router).and_then(|()| then(client));
         let changed = client.router();
-        client.apply(&self.slotmesh()?)?;
+        usual.put_back(&self.kubectl, client.namespace());
         let seen = result?;
         client.until_router_differs(&changed?)?;
         Ok(seen)

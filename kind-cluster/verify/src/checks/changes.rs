@@ -17,24 +17,31 @@ const MIRROR_PORT: [&str; 2] = ["-p", "6380"];
 const WORD: &str = "op_timeout";
 const MISSPELT: &str = "op_timeuot";
 
-pub(crate) fn installation(stage: &Stage) -> Result<String> {
+/// With base/service, whose VirtualService is the switch: it comes last and goes first.
+pub(crate) fn switching(stage: &Stage) -> Result<String> {
     let kubectl = &stage.kubectl;
-    let namespace = Namespace::create(kubectl, "verify-installation", "enabled")?;
+    let namespace = Namespace::create(kubectl, "verify-switching", "enabled")?;
     let client = Client::deploy(kubectl, namespace, &deployment(kubectl, "plain")?)?;
     let others = client.load(stage.mirror()?, &["--renew", "50", "--name", "others"])?;
-    ensure!(client.serves(REDIS).is_err(), "it is served without Slotmesh");
+    until_without(&client)?;
 
     let slotmesh = stage.slotmesh()?;
-    client.apply(&slotmesh)?;
-    client.until_it_serves(REDIS)?;
-    let seen = client.traffic(stage.redis()?)?;
-    client.delete(&slotmesh)?;
-    until("connections without Slotmesh", PATIENCE, || {
-        Ok(match client.redis(REDIS, &["MSET", "a", "a", "b", "b"])?.starts_with("CROSSSLOT") {
+    slotmesh.apply_some(kubectl, client.namespace(), "slotmesh!=route")?;
+    until("the router", PATIENCE, || {
+        Ok(match client.router()?.contains("slotmesh.router") {
             true => Probe::Ready(()),
-            false => Probe::NotYet("new connections are still Slotmesh's".to_owned()),
+            false => Probe::NotYet("it is not there".to_owned()),
         })
     })?;
+    client.apply(&slotmesh)?;
+    client.until_it_serves(REDIS)?;
+    let load = client.load(stage.redis()?, &[])?;
+    kubectl.run(&["delete", "virtualservice", "slotmesh", "--namespace", client.namespace()])?;
+    until_without(&client)?;
+    load.goes_on()?;
+    let seen = load.finish_flawless().context("through Slotmesh")?;
+    client.delete(&slotmesh)?;
+    until_without(&client)?;
     others.goes_on()?;
     let others = others.finish_flawless().context("to another Redis")?;
     Ok(format!("{seen}; to another Redis {others}"))
@@ -61,6 +68,15 @@ pub(crate) fn misspelt(stage: &Stage) -> Result<String> {
     broken(stage, &misspelt, &format!("settings.{MISSPELT}: unknown field"))
 }
 
+/// Waits until new connections lead to a node.
+fn until_without(client: &Client) -> Result<()> {
+    until("connections without Slotmesh", PATIENCE, || {
+        let reply = client.redis(REDIS, &["MSET", "a", "a", "b", "b"])?;
+        let plain = reply.starts_with("CROSSSLOT");
+        Ok(if plain { Probe::Ready(()) } else { Probe::NotYet(reply) })
+    })
+}
+
 /// Changes Slotmesh under load, and back again.
 fn change(stage: &Stage, changed: &Manifest) -> Result<String> {
     let load = stage.client()?.load(stage.redis()?, &["--renew", "50"])?;
@@ -74,9 +90,12 @@ fn broken(stage: &Stage, broken: &Manifest, reason: &str) -> Result<String> {
     let client = stage.client()?;
     let load = client.load(stage.redis()?, &["--renew", "50"])?;
     let others = begin_others(stage)?;
-    client.apply(broken)?;
-    let result = client.until_it_logs(reason).and_then(|()| load.goes_on());
-    client.apply(&stage.slotmesh()?)?;
+    let usual = stage.slotmesh()?;
+    let result = client
+        .apply(broken)
+        .and_then(|()| client.until_it_logs(reason))
+        .and_then(|()| load.goes_on());
+    usual.put_back(&stage.kubectl, client.namespace());
     result?;
     load.goes_on()?;
     let seen = load.finish_flawless()?;

@@ -32,7 +32,8 @@ pub(crate) fn narrow(stage: &Stage) -> Result<String> {
     let sidecar = Manifest::from(sidecar.to_string());
     client.apply(&sidecar)?;
     let seen = narrowed(stage, client);
-    client.delete(&sidecar)?;
+    let delete = ["delete", "sidecar", "narrow", "--namespace", client.namespace()];
+    stage.kubectl.put_back("", &delete);
     client.until_it_serves(REDIS)?;
     seen
 }

@@ -35,7 +35,7 @@ pub(crate) fn absence(stage: &Stage) -> Result<String> {
         let over = Instant::now() >= end;
         Ok(if over { Probe::Ready(()) } else { Probe::NotYet(String::new()) })
     });
-    stage.kubectl.run(&replicas("--replicas=1"))?;
+    stage.kubectl.put_back("", &replicas("--replicas=1"));
     absent?;
     until_istiod_is_ready(&stage.kubectl)?;
     load.goes_on()?;

@@ -22,8 +22,8 @@ pub(crate) const ALL: &[Check] = &[
         restarts::all_at_once,
     ),
     Check::new(
-        "a running pod gets Slotmesh and loses it, and connections to another Redis do not notice",
-        changes::installation,
+        "Slotmesh comes to a running pod and goes, and no connection notices",
+        changes::switching,
     ),
     Check::new("a change of the configuration costs no client anything", changes::configuration),
     Check::new("a change of the image costs no client anything", changes::image),
@@ -41,6 +41,7 @@ pub(crate) const ALL: &[Check] = &[
     Check::new("a client whose sidecar answers for names is served", clients::dns_proxy),
     Check::new("a client that sees and may reach nothing else is served", clients::narrow),
     Check::new("a client that does not wait for its sidecar is served", clients::not_held),
+    Check::new("base/envoyfilter serves", overlays::envoyfilter),
     Check::new("base/wasmplugin serves", overlays::wasmplugin),
     Check::new("overlays/own-registry serves", overlays::own_registry),
     Check::new("overlays/read-split reads from replicas", overlays::read_split),

@@ -16,6 +16,13 @@ use crate::stage::Stage;
 /// What is read from replicas.
 const READS: usize = 60;
 
+/// The way by port.
+pub(crate) fn envoyfilter(stage: &Stage) -> Result<String> {
+    let base = Manifest::slotmesh(&stage.kubectl, "base/envoyfilter")?;
+    let client = Client::start(&stage.kubectl, "verify-envoyfilter", &base)?;
+    client.traffic(stage.redis()?)
+}
+
 pub(crate) fn wasmplugin(stage: &Stage) -> Result<String> {
     let base = Manifest::slotmesh(&stage.kubectl, "base/wasmplugin")?;
     let client = Client::start(&stage.kubectl, "verify-wasmplugin", &base)?;
@@ -29,10 +36,8 @@ pub(crate) fn own_registry(stage: &Stage) -> Result<String> {
     let overlay = Manifest::build(&stage.kubectl, "overlays/own-registry")?
         .with("oci://registry.example/team/slotmesh:0.1.0", &format!("{MODULE}:pinned"))?
         .with(&"0".repeat(64), digest)?;
-    stage.with(&overlay, |client| {
-        client.until_it_serves(REDIS)?;
-        client.traffic(stage.redis()?)
-    })
+    let client = Client::start(&stage.kubectl, "verify-own-registry", &overlay)?;
+    client.traffic(stage.redis()?)
 }
 
 pub(crate) fn read_split(stage: &Stage) -> Result<String> {
@@ -109,12 +114,12 @@ pub(crate) fn gateway(stage: &Stage) -> Result<String> {
 fn reads(stage: &Stage) -> Result<[usize; 2]> {
     let mut reads = [0, 0];
     for node in redis::nodes(&stage.kubectl)? {
-        let role = redis::ask(&stage.kubectl, &node.name, &["ROLE"])?;
-        let stats = redis::ask(&stage.kubectl, &node.name, &["INFO", "commandstats"])?;
+        let info = ["INFO", "replication", "commandstats"];
+        let info = redis::ask(&stage.kubectl, &node.name, &info)?;
         // cmdstat_get:calls=12,usec=...
-        let get = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="));
+        let get = info.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="));
         let calls = get.and_then(|calls| calls.split(',').next()?.parse::<usize>().ok());
-        reads[usize::from(!role.starts_with("master"))] += calls.unwrap_or(0);
+        reads[usize::from(!info.contains("role:master"))] += calls.unwrap_or(0);
     }
     Ok(reads)
 }

@@ -5,7 +5,7 @@ use slotmesh_testbed::wait::{Probe, until};
 
 use crate::checks::changes::serves_others;
 use crate::client::{Client, PATIENCE, REDIS, deployment};
-use crate::kubectl::mesh;
+use crate::kubectl::{mesh, mesh_put_back};
 use crate::namespace::Namespace;
 use crate::stage::Stage;
 
@@ -28,7 +28,7 @@ pub(crate) fn away(stage: &Stage) -> Result<String> {
         })?;
         Ok(client)
     });
-    mesh(&["registry-start"])?;
+    mesh_put_back(&["registry-start"]);
     let client = started.context("while the registry was away")?;
     ensure!(client.redis(REDIS, &["PING"]).is_err(), "Redis is open by itself");
     let again = format!("istio.io/again={}", client.log()?.len());

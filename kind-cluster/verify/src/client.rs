@@ -43,11 +43,21 @@ impl Client {
         namespace: Namespace,
         deployment: &Manifest,
     ) -> Result<Self> {
+        let client = Self::create(kubectl, namespace, deployment)?;
+        client.until_ready()?;
+        Ok(client)
+    }
+
+    /// The same without waiting for it.
+    pub(crate) fn create(
+        kubectl: &Kubectl,
+        namespace: Namespace,
+        deployment: &Manifest,
+    ) -> Result<Self> {
         let name = &namespace.name().to_owned();
         let kubectl = kubectl.clone();
         let client = Self { kubectl, namespace, deployment: format!("deployment/{name}") };
         client.apply(&deployment.with("redis-client", name)?)?;
-        client.until_ready()?;
         Ok(client)
     }
 
@@ -59,6 +69,12 @@ impl Client {
         let args = ["rollout", "status", "--namespace", self.namespace(), &self.deployment];
         self.kubectl.run_within(PATIENCE, &args)?;
         Ok(())
+    }
+
+    /// Whether its pod is ready.
+    pub(crate) fn is_ready(&self) -> Result<bool> {
+        let of = ["get", "--namespace", self.namespace(), &self.deployment];
+        Ok(self.kubectl.json(&of)?["status"]["readyReplicas"] == 1)
     }
 
     /// Puts a manifest into its namespace.
@@ -131,12 +147,17 @@ impl Client {
     pub(crate) fn load(&self, addr: SocketAddr, options: &[&str]) -> Result<Load> {
         let program = env::current_exe()?.with_file_name("slotmesh-load");
         let program = fs::read(&program).with_context(|| format!("{}", program.display()))?;
-        // Moved into place whole, for another load may run.
-        let put = "cat >/load/new && chmod +x /load/new && mv /load/new /load/load";
-        self.kubectl.feed(program, &self.words("client", &["sh", "-c", put]))?;
+        self.put("client", program, "/load/load")?;
         let addr = addr.to_string();
         let words = [&["/load/load", addr.as_str()], options].concat();
         Load::start(self.kubectl.command(&self.words("client", &words)))
+    }
+
+    /// Makes an executable file in a container. It is moved into place whole.
+    pub(crate) fn put(&self, container: &str, content: Vec<u8>, path: &str) -> Result<()> {
+        let put = format!("cat >{path}.new && chmod 755 {path}.new && mv {path}.new {path}");
+        self.kubectl.feed(content, &self.words(container, &["sh", "-c", &put]))?;
+        Ok(())
     }
 
     /// A load that ends as soon as it has seen enough, without an error.

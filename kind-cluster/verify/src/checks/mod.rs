@@ -36,6 +36,11 @@ pub(crate) const ALL: &[Check] = &[
         "a pod that starts while the registry is away is served when its sidecar asks again",
         registry::away,
     ),
+    Check::new(
+        "a pod that gets its module from a web server is served when that is back",
+        registry::web_server,
+    ),
+    Check::new("a pod that brings its module with it needs no registry", registry::local_module),
     Check::new("a restart of istiod costs no client anything", istiod::restart),
     Check::new("a client's pod that is deleted is served until its end", istiod::client_deletion),
     Check::new("a client whose sidecar answers for names is served", clients::dns_proxy),
@@ -47,6 +52,7 @@ pub(crate) const ALL: &[Check] = &[
     Check::new("overlays/read-split reads from replicas", overlays::read_split),
     Check::new("overlays/mirror copies", overlays::mirror),
     Check::new("overlays/prefix-routes serves two clusters", overlays::prefix_routes),
+    Check::new("overlays/several-services serves two Services", overlays::several_services),
     Check::new("overlays/credentials takes the password from a Secret", protected::password),
     Check::new("overlays/tls trusts an authority of the user's", protected::tls),
     Check::new(

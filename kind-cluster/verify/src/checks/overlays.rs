@@ -95,6 +95,20 @@ pub(crate) fn prefix_routes(stage: &Stage) -> Result<String> {
     })
 }
 
+/// Each Service has a configuration of its own.
+pub(crate) fn several_services(stage: &Stage) -> Result<String> {
+    let sessions = SmallCluster::start(&stage.kubectl, "sessions", Kind::default())?;
+    let overlay = Manifest::slotmesh(&stage.kubectl, "overlays/several-services")?;
+    let client = Client::start(&stage.kubectl, "verify-several-services", &overlay)?;
+    let host = format!("redis-cluster.{}", sessions.namespace());
+    client.until_it_serves(&host)?;
+    client.redis(REDIS, &["SET", "where", "first"])?;
+    client.redis(&host, &["SET", "where", "second"])?;
+    let values = [client.redis(REDIS, &["GET", "where"])?, client.redis(&host, &["GET", "where"])?];
+    ensure!(values == ["first", "second"], "one key has the values {values:?}");
+    Ok("each Service has its keys".to_owned())
+}
+
 pub(crate) fn gateway(stage: &Stage) -> Result<String> {
     const NAME: &str = "verify-gateway";
     let kubectl = &stage.kubectl;

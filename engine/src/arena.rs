@@ -23,19 +23,20 @@ impl<T> Key<T> {
     }
 }
 
-/// Owns all values of one kind.
+/// Owns all values of one kind, under keys of the kind `K`.
 #[derive(Debug)]
-pub(crate) struct Arena<T> {
+pub(crate) struct Arena<K, T> {
     entries: Slab<(NonZeroU32, T)>,
     generation: NonZeroU32,
+    keys: PhantomData<fn() -> K>,
 }
 
-impl<T> Arena<T> {
+impl<K, T> Arena<K, T> {
     pub(crate) fn new() -> Self {
-        Self { entries: Slab::new(), generation: NonZeroU32::MIN }
+        Self { entries: Slab::new(), generation: NonZeroU32::MIN, keys: PhantomData }
     }
 
-    pub(crate) fn insert(&mut self, value: T) -> Key<T> {
+    pub(crate) fn insert(&mut self, value: T) -> Key<K> {
         let generation = self.generation;
         self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let index = self.entries.insert((generation, value));
@@ -43,30 +44,39 @@ impl<T> Arena<T> {
         Key { index: index as u32, generation, of: PhantomData }
     }
 
-    pub(crate) fn remove(&mut self, key: Key<T>) -> Option<T> {
+    pub(crate) fn remove(&mut self, key: Key<K>) -> Option<T> {
         self.get(key)?;
         self.entries.try_remove(key.index as usize).map(|(_, value)| value)
     }
 
-    pub(crate) fn get(&self, key: Key<T>) -> Option<&T> {
+    #[inline]
+    pub(crate) fn get(&self, key: Key<K>) -> Option<&T> {
         match self.entries.get(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
         }
     }
 
-    pub(crate) fn get_mut(&mut self, key: Key<T>) -> Option<&mut T> {
+    #[inline]
+    pub(crate) fn get_mut(&mut self, key: Key<K>) -> Option<&mut T> {
         match self.entries.get_mut(key.index as usize) {
             Some((generation, value)) if *generation == key.generation => Some(value),
             _ => None,
         }
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key<K>, &mut T)> {
+        self.entries.iter_mut().map(|(index, (generation, value))| {
+            (Key { index: index as u32, generation: *generation, of: PhantomData }, value)
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<K>, &T)> {
         self.entries.iter().map(|(index, (generation, value))| {
             (Key { index: index as u32, generation: *generation, of: PhantomData }, value)
         })
@@ -119,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_key_whose_entry_is_gone_finds_nothing_in_its_place() {
-        let mut arena = Arena::new();
+        let mut arena: Arena<(), char> = Arena::new();
         let first = arena.insert('a');
         assert_eq!(arena.remove(first), Some('a'));
         let second = arena.insert('b');

@@ -1,16 +1,10 @@
 //! Who may use the proxy.
 
 use crate::config::User;
+use crate::errors::{NO_PASSWORD, WRONGPASS};
 
 /// The user that AUTH with a password alone means (Redis ACL).
 const DEFAULT: &[u8] = b"default";
-
-/// Redis' words for credentials that fit no user.
-const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
-
-/// Redis' words for a password where none is asked for.
-const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the \
-                           default user. Are you sure your configuration is correct?";
 
 /// Lets somebody in by a password alone, or says in Redis' words why not.
 pub(crate) fn check_password(users: &[User], password: &[u8]) -> Result<(), &'static str> {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::command::{self, CommandSpec, Lookup};
+use crate::command::{self, CommandSpec, Lookup, block_option};
+use crate::ids::RouteId;
 use crate::resp::{Reply, RequestFrame, RequestParser, encode, parse_decimal};
 use crate::time::Instant;
 
@@ -11,8 +12,8 @@ use crate::time::Instant;
 pub(crate) struct Blocking {
     /// When the node is to answer, whatever happens; `None`: it waits for ever.
     pub(crate) until: Option<Instant>,
-    /// The route of its first key, as an index.
-    pub(crate) route: Option<usize>,
+    /// The route of its first key.
+    pub(crate) route: Option<RouteId>,
 }
 
 /// Where a command has its timeout.
@@ -154,23 +155,6 @@ impl Unit {
             Self::Milliseconds => wait.as_millis().to_string(),
         }
     }
-}
-
-/// Where an `XREAD` or `XREADGROUP` says `BLOCK`, if it does, and not as the name of a group or
-/// stream.
-pub(crate) fn block_option(frame: &RequestFrame<'_>) -> Option<usize> {
-    let mut index = 1;
-    while let Some(option) = frame.arg(index) {
-        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
-        index += match () {
-            () if is(b"block") => return Some(index),
-            () if is(b"streams") => return None,
-            () if is(b"group") => 3,
-            () if is(b"claim") || is(b"count") => 2,
-            () => 1,
-        };
-    }
-    None
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@
 
 use crc16::{State, XMODEM};
 
-use crate::cluster::{Address, Cluster, Slot};
+use crate::cluster::{Address, Slot};
+use crate::errors;
 use crate::resp::{Reply, RequestFrame, encode};
 
 const SLOT_BITS: u32 = 14;
@@ -52,6 +53,11 @@ impl Cursor {
         Some(Self { at: number >> (SLOT_BITS + PRINT_BITS), print, slot: Slot::new(slot)? })
     }
 
+    /// A slot of the shard that it is in.
+    pub(crate) fn slot(self) -> Slot {
+        self.slot
+    }
+
     /// `None` if the node's cursor is too great.
     fn number(self) -> Option<u64> {
         let Self { at, print, slot } = self;
@@ -61,12 +67,12 @@ impl Cursor {
 }
 
 impl Step {
-    /// The step that `cursor` asks for.
-    pub(crate) fn new(cursor: Cursor, cluster: &Cluster) -> Self {
-        let owner = cluster.owner(cursor.slot).and_then(|owner| cluster.address(owner));
+    /// The step that `cursor` asks for, given the node that owns its slot and the lowest slot of each
+    /// shard, in ascending order.
+    pub(crate) fn new(cursor: Cursor, owner: Option<&Address>, lowest_slots: &[Slot]) -> Self {
         let print = owner.map_or(0, fingerprint);
         let at = if cursor.print == print { cursor.at } else { 0 };
-        let next = cluster.lowest_slots().into_iter().find(|lowest| *lowest > cursor.slot);
+        let next = lowest_slots.iter().copied().find(|lowest| *lowest > cursor.slot);
         Self { here: Cursor { at, print, ..cursor }, next }
     }
 
@@ -92,8 +98,7 @@ impl Step {
             return out.extend_from_slice(reply);
         };
         let Some(cursor) = self.after(Reply::new(cursor)) else {
-            let text = b"ERR the node's cursor is too great to be told from those of other nodes";
-            return encode::error(out, text);
+            return encode::error(out, errors::CURSOR_OVERFLOW.as_bytes());
         };
         encode::array_header(out, 2);
         encode::bulk(out, cursor.to_string().as_bytes());

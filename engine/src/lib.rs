@@ -3,13 +3,13 @@
 //! A command travels through the modules in this order, and its reply back again:
 //!
 //! ```text
-//! client bytes ─► proxy::downstream ─► resp::request ─► command ─► route ─► cluster::slot
-//!                                                                                │
-//!  node bytes ◄─ upstream::pipeline ◄─ cluster::shard ◄─ proxy::dispatch ◄─ split ◄┘
+//! client bytes ─► proxy::read ─► proxy::execute ─► exchange::keyed ─► exchange::command ─► flight
+//!                                                                            │
+//!  node bytes ◄───────────── upstream ◄── exchange::send ◄───────────────────┘
 //!
-//!  node bytes ─► resp::scan ─► proxy::upstream ─► cluster::redirect ─► (hold, dispatch again)
-//!                                     │
-//! client bytes ◄─ session ◄─ proxy::deliver ◄─ split
+//!  node bytes ─► upstream::receive ─► exchange::replies ─► exchange::redirect ─► exchange::send
+//!                                           │
+//! client bytes ◄──── downstream ◄──── exchange::deliver
 //! ```
 //!
 //! [`Proxy`] owns everything. Its driver reports what happened (`handle_*`), then does what it is
@@ -27,30 +27,30 @@
 )]
 
 mod arena;
-mod arrivals;
 mod auth;
 mod blocking;
+mod budget;
 mod buffers;
 mod cluster;
 pub mod command;
 pub mod config;
 mod cursor;
-mod hold;
-mod identity;
-mod info;
-mod join;
+mod downstream;
+mod errors;
+mod exchange;
+mod features;
+mod flight;
+mod ids;
 mod mirror;
 mod output;
+mod pool_key;
 mod proxy;
-mod pubsub;
-mod request;
 pub mod resp;
 mod rng;
 mod route;
 mod scripts;
-mod session;
-mod split;
 mod stats;
+mod target;
 mod time;
 mod tracking;
 mod transaction;
@@ -58,11 +58,10 @@ mod upstream;
 
 pub use arena::Key;
 pub use cluster::{Address, SLOTS, Slot};
+pub use command::TopicKind;
 pub use config::{Config, ConfigError};
+pub use ids::{ClusterId, Connection, ConnectionId, Session, SessionId};
 pub use output::{LogLevel, Output};
 pub use proxy::{Kept, Proxy};
-pub use pubsub::TopicKind;
-pub use session::{Session, SessionId};
 pub use stats::{Change, Metric, MetricId, MetricKind, Stats, documented as documented_metrics};
 pub use time::Instant;
-pub use upstream::{Connection, ConnectionId};

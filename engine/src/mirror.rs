@@ -33,10 +33,16 @@ fn fingerprint(key: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::config::Fraction;
+    use crate::ids::ClusterId;
 
     fn half(draw_per_command: bool) -> Mirror {
         let fraction = Fraction { numerator: 50, denominator: 100 };
-        Mirror { cluster: 0, exclude_read_commands: true, fraction, draw_per_command }
+        Mirror {
+            cluster: ClusterId::default(),
+            exclude_read_commands: true,
+            fraction,
+            draw_per_command,
+        }
     }
 
     #[test]

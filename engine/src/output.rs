@@ -1,8 +1,7 @@
 //! What the engine asks of its driver.
 
 use crate::cluster::Address;
-use crate::session::SessionId;
-use crate::upstream::ConnectionId;
+use crate::ids::{ConnectionId, SessionId};
 
 /// One thing to do; see [`Proxy::poll_output`](crate::Proxy::poll_output).
 #[derive(Debug)]
@@ -76,17 +75,11 @@ pub enum LogLevel {
     Warn,
 }
 
-/// An output that waits to be polled; ids only, the bytes stay with their owners.
+/// An output about nodes that waits to be polled; ids only, the bytes stay with their owners.
 #[derive(Debug)]
 pub(crate) enum Queued {
     OpenUpstream(ConnectionId),
     WriteUpstream(ConnectionId),
     CloseUpstream(ConnectionId),
-    WriteDownstream(SessionId),
-    CloseDownstream(SessionId),
-    PauseDownstream(SessionId),
-    ResumeDownstream(SessionId),
-    FlushSoon,
-    ReportStats,
     Log(LogLevel, String),
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::cluster::Slot;
 use crate::config::{ClusterConfig, ClusterKind, Mirror, ReadPolicy, Route, Routes};
+use crate::ids::{ClusterId, RouteId};
 use crate::resp::{ArgRange, RequestFrame, encode};
 
 /// The routes, ready to be asked about every key.
@@ -25,8 +26,7 @@ pub(crate) struct RouteTable {
 /// Where one key lives.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Place {
-    /// Index of the cluster.
-    pub(crate) cluster: usize,
+    pub(crate) cluster: ClusterId,
     /// Its slot; the same for every key of a standalone server, which does not care.
     pub(crate) slot: Slot,
 }
@@ -40,8 +40,8 @@ pub(crate) struct NoRoute;
 pub(crate) struct Places {
     /// In the order of the keys.
     places: Vec<Place>,
-    /// The route of each key, as an index.
-    routes: Vec<usize>,
+    /// The route of each key.
+    routes: Vec<RouteId>,
 }
 
 /// A command with its keys as the routes write them; used again for the next.
@@ -103,18 +103,30 @@ impl RouteTable {
         Ok(frame)
     }
 
-    /// Where a key lives that is not written anew, and which nodes may answer; `None` if no route takes
-    /// it.
-    pub(crate) fn place_key(&self, key: &[u8], read_only: bool) -> Option<(Place, ReadPolicy)> {
+    /// Where a key lives, which route takes it, and which nodes may answer a command about it; `None` if
+    /// no route takes it. Only for routes that do not rewrite keys.
+    #[inline]
+    pub(crate) fn place_key(
+        &self,
+        key: &[u8],
+        read_only: bool,
+    ) -> Option<(Place, RouteId, ReadPolicy)> {
         let index = self.find(key)?;
-        let policy = self.policy_of(self.routes.get(index), read_only);
-        Some((self.place_of(key, index, read_only), policy))
+        let route = self.get(index)?;
+        let policy = self.policy_of(Some(route), read_only);
+        Some((self.place_of(key, index, read_only), index, policy))
     }
 
-    /// Where a key lives that has the name by which its node knows it.
-    fn place_of(&self, key: &[u8], route: usize, read_only: bool) -> Place {
+    /// The place of a key, under the name by which nodes know it.
+    #[inline]
+    fn place_of(&self, key: &[u8], route: RouteId, read_only: bool) -> Place {
         let cluster = self.cluster(route, read_only);
         Place { cluster, slot: self.slot(cluster, key) }
+    }
+
+    #[inline]
+    fn get(&self, route: RouteId) -> Option<&Route> {
+        self.routes.get(route.position())
     }
 
     /// The route for commands that name no key.
@@ -124,7 +136,7 @@ impl RouteTable {
 
     /// Which nodes may answer a command whose keys have been placed.
     pub(crate) fn policy(&self, places: &Places, read_only: bool) -> ReadPolicy {
-        let route = self.route_of(places).and_then(|route| self.routes.get(route));
+        let route = self.route_of(places).and_then(|route| self.get(route));
         self.policy_of(route, read_only)
     }
 
@@ -147,49 +159,50 @@ impl RouteTable {
     }
 
     /// The mirror number `index` of a route.
-    pub(crate) fn mirror_of(&self, route: usize, index: usize) -> Option<Mirror> {
-        self.routes.get(route)?.mirrors.get(index).copied()
+    pub(crate) fn mirror_of(&self, route: RouteId, index: usize) -> Option<Mirror> {
+        self.get(route)?.mirrors.get(index).copied()
     }
 
-    /// The route, as an index, by which commands go that name no key.
-    pub(crate) fn keyless_route(&self) -> Option<usize> {
+    /// The route by which commands go that name no key.
+    pub(crate) fn keyless_route(&self) -> Option<RouteId> {
         let last = self.routes.len().checked_sub(1)?;
-        self.keyless().map(|_| last)
+        self.keyless().map(|_| RouteId::new(last))
     }
 
-    /// The route, as an index, by which a command goes: that of its first key.
-    pub(crate) fn route_of(&self, places: &Places) -> Option<usize> {
+    /// The route by which a command goes: that of its first key.
+    pub(crate) fn route_of(&self, places: &Places) -> Option<RouteId> {
         places.routes.first().copied()
     }
 
     /// The slot of a key in a cluster.
-    pub(crate) fn slot(&self, cluster: usize, key: &[u8]) -> Slot {
-        match self.standalone.get(cluster) {
+    pub(crate) fn slot(&self, cluster: ClusterId, key: &[u8]) -> Slot {
+        match self.standalone.get(cluster.position()) {
             Some(true) => Slot::default(),
             _ => Slot::of(key),
         }
     }
 
     #[inline]
-    fn find(&self, key: &[u8]) -> Option<usize> {
+    fn find(&self, key: &[u8]) -> Option<RouteId> {
         if self.has_prefixes {
             self.find_prefix(key)
         } else {
-            (!self.routes.is_empty()).then_some(0)
+            (!self.routes.is_empty()).then_some(RouteId::default())
         }
     }
 
-    fn find_prefix(&self, key: &[u8]) -> Option<usize> {
-        self.routes.iter().position(|route| {
+    fn find_prefix(&self, key: &[u8]) -> Option<RouteId> {
+        let position = self.routes.iter().position(|route| {
             key.get(..route.prefix.len()).is_some_and(|start| {
                 start == route.prefix
                     || self.case_insensitive && start.eq_ignore_ascii_case(&route.prefix)
             })
-        })
+        });
+        position.map(RouteId::new)
     }
 
-    fn cluster(&self, route: usize, read_only: bool) -> usize {
-        let Some(route) = self.routes.get(route) else { return 0 };
+    fn cluster(&self, route: RouteId, read_only: bool) -> ClusterId {
+        let Some(route) = self.get(route) else { return ClusterId::default() };
         route.read_cluster.filter(|_| read_only).unwrap_or(route.cluster)
     }
 
@@ -198,14 +211,14 @@ impl RouteTable {
         self.has_rewrites
     }
 
-    /// Indices of the clusters that serve clients, each once.
-    pub(crate) fn clusters(&self) -> BTreeSet<usize> {
+    /// The clusters that serve clients, each once.
+    pub(crate) fn clusters(&self) -> BTreeSet<ClusterId> {
         let of = |route: &Route| [Some(route.cluster), route.read_cluster];
         self.routes.iter().flat_map(of).flatten().collect()
     }
 
-    fn rewrites(&self, route: usize) -> bool {
-        self.routes.get(route).is_some_and(Route::rewrites)
+    fn rewrites(&self, route: RouteId) -> bool {
+        self.get(route).is_some_and(Route::rewrites)
     }
 
     /// Writes the command with every key as its route has it.
@@ -213,7 +226,7 @@ impl RouteTable {
         &self,
         frame: RequestFrame<'_>,
         keys: &[u32],
-        routes: &[usize],
+        routes: &[RouteId],
         attributes: &[Vec<u8>],
         rewritten: &mut Rewritten,
     ) {
@@ -224,7 +237,7 @@ impl RouteTable {
         encode::array_header(bytes, frame.len());
         for (position, arg) in (0_u32..).zip(frame.args()) {
             let which = keys.iter().position(|key| *key == position);
-            let route = which.and_then(|which| self.routes.get(*routes.get(which)?));
+            let route = which.and_then(|which| self.get(*routes.get(which)?));
             let arg = match route {
                 Some(route) => {
                     key.clear();
@@ -247,8 +260,8 @@ impl Places {
         &self.places
     }
 
-    /// The route of each key, as an index.
-    pub(crate) fn routes(&self) -> &[usize] {
+    /// The route of each key.
+    pub(crate) fn routes(&self) -> &[RouteId] {
         &self.routes
     }
 }
@@ -275,6 +288,7 @@ mod tests {
     use crate::config::KeyFormatter;
 
     fn route(prefix: &str, cluster: usize) -> Route {
+        let cluster = ClusterId::new(cluster);
         Route {
             prefix: prefix.into(),
             remove_prefix: false,
@@ -307,7 +321,7 @@ mod tests {
         let mut again = Vec::new();
         (0..sent.len()).for_each(|index| again.extend_from_slice(sent.raw(index).unwrap()));
         assert!(sent.bytes().ends_with(&again), "raw elements make the frame");
-        Some((words, places.as_slice().iter().map(|place| place.cluster).collect()))
+        Some((words, places.as_slice().iter().map(|place| place.cluster.position()).collect()))
     }
 
     #[test]
@@ -345,16 +359,18 @@ mod tests {
 
     #[test]
     fn reads_may_go_to_another_cluster() {
-        let table = table(&[], Some(Route { read_cluster: Some(5), ..route("", 0) }));
-        assert_eq!(table.cluster(0, true), 5);
-        assert_eq!(table.cluster(0, false), 0);
+        let table =
+            table(&[], Some(Route { read_cluster: Some(ClusterId::new(5)), ..route("", 0) }));
+        let route = RouteId::default();
+        assert_eq!(table.cluster(route, true), ClusterId::new(5));
+        assert_eq!(table.cluster(route, false), ClusterId::new(0));
     }
 
     #[test]
     fn prefixes_may_be_meant_in_any_case() {
         let mut table = table(&[route("Ab", 1)], Some(route("", 0)));
-        assert_eq!(table.find(b"aBc"), Some(1));
+        assert_eq!(table.find(b"aBc"), Some(RouteId::new(1)));
         table.case_insensitive = true;
-        assert_eq!(table.find(b"aBc"), Some(0));
+        assert_eq!(table.find(b"aBc"), Some(RouteId::new(0)));
     }
 }

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use sha1_smol::Sha1;
 
+use crate::resp::{Limits, RequestFrame, RequestParser, encode};
+
 /// The digest by which EVALSHA names a script.
 pub(crate) type Digest = [u8; 20];
 
@@ -93,6 +95,30 @@ impl Scripts {
             self.bytes = self.bytes.saturating_sub(body.len());
             self.order.retain(|other| *other != digest);
         }
+    }
+
+    /// Writes the EVAL for the bytes of an EVALSHA; `None` if they are none, or the script is not known.
+    pub(crate) fn rewrite(&self, command: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        let mut parser = RequestParser::new();
+        parser.parse(command, &Limits::UNBOUNDED).ok()?;
+        self.write_eval(&parser.frame(command), out)
+    }
+
+    /// Writes the EVAL for an EVALSHA of a script that is known; `None` if it is none.
+    pub(crate) fn write_eval(&self, frame: &RequestFrame<'_>, out: &mut Vec<u8>) -> Option<()> {
+        let name = match frame.arg(0)? {
+            name if name.eq_ignore_ascii_case(b"EVALSHA") => b"EVAL".as_slice(),
+            name if name.eq_ignore_ascii_case(b"EVALSHA_RO") => b"EVAL_RO",
+            _ => return None,
+        };
+        let body = self.find(frame.arg(1)?)?;
+        encode::array_header(out, frame.len());
+        encode::bulk(out, name);
+        encode::bulk(out, body);
+        for index in 2..frame.len() {
+            out.extend_from_slice(frame.raw(index)?);
+        }
+        Some(())
     }
 
     /// Bytes of all scripts.

@@ -1,34 +1,33 @@
 //! Client-side caching: what a client has said with CLIENT TRACKING, and how invalidations look.
 //!
 //! The nodes do the tracking, as they do it for clients of their own; what follows from that is in
-//! `proxy/tracking.rs`.
+//! `features::tracking`.
 
 use std::collections::BTreeSet;
 
+use crate::errors::{self, ErrorText};
+use crate::ids::SessionId;
 use crate::resp::{Protocol, Reply, RequestFrame, encode, parse_decimal};
-use crate::session::SessionId;
 
 /// Bytes of one client's prefixes, each with a little for the books.
 const PREFIX_BYTES: usize = 64 * 1024;
 const PREFIX_OVERHEAD: usize = 64;
-
-const SYNTAX_ERROR: &str = "ERR syntax error";
 
 /// The channel in which RESP2 clients hear of invalidations.
 const CHANNEL: &[u8] = b"__redis__:invalidate";
 
 /// What a client that caches wants to hear of.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Tracking {
+pub(crate) struct TrackingOptions {
     mode: Mode,
     /// In [`Mode::Broadcast`], what keys begin with; the empty one is that of all.
     prefixes: BTreeSet<Box<[u8]>>,
     /// Not of its own changes.
     no_loop: bool,
     /// Another client that hears of them instead.
-    pub(crate) redirect: Option<Redirect>,
+    redirect: Option<Redirect>,
     /// That client had gone when it should have heard of something.
-    pub(crate) broken: bool,
+    broken: bool,
     caching: Caching,
 }
 
@@ -65,29 +64,29 @@ struct Caching {
 
 /// What CLIENT TRACKING asks for.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Wish {
+pub(crate) enum TrackingRequest {
     /// `CLIENT TRACKING ON`
-    On(Tracking),
+    On(TrackingOptions),
     /// `CLIENT TRACKING OFF`
     Off,
 }
 
-impl Wish {
+impl TrackingRequest {
     /// Reads a CLIENT TRACKING of a client that is tracking as `before` says, if it is; errors are
     /// redis-server's. `find` knows clients by their ids.
     pub(crate) fn parse(
         frame: &RequestFrame<'_>,
-        before: Option<&Tracking>,
+        before: Option<&TrackingOptions>,
         find: impl Fn(u64) -> Option<SessionId>,
-    ) -> Result<Self, String> {
-        let mut wanted = Tracking::default();
+    ) -> Result<Self, ErrorText> {
+        let mut wanted = TrackingOptions::default();
         let (mut broadcast, mut opt_in, mut opt_out) = (false, false, false);
         let mut prefixes: Vec<&[u8]> = Vec::new();
         let mut options = frame.args().skip(3);
         while let Some(option) = options.next() {
             match option.to_ascii_lowercase().as_slice() {
                 b"redirect" => {
-                    let client_id = options.next().ok_or(SYNTAX_ERROR)?;
+                    let client_id = options.next().ok_or(errors::SYNTAX)?;
                     if wanted.redirect.is_some() {
                         return Err(
                             "ERR A client can only redirect to a single other client".into()
@@ -99,17 +98,17 @@ impl Wish {
                 b"optin" => opt_in = true,
                 b"optout" => opt_out = true,
                 b"noloop" => wanted.no_loop = true,
-                b"prefix" => prefixes.push(options.next().ok_or(SYNTAX_ERROR)?),
-                _ => return Err(SYNTAX_ERROR.to_owned()),
+                b"prefix" => prefixes.push(options.next().ok_or(errors::SYNTAX)?),
+                _ => return Err(errors::SYNTAX.into()),
             }
         }
         match frame.arg(2).unwrap_or_default().to_ascii_lowercase().as_slice() {
             b"on" => {}
             b"off" => return Ok(Self::Off),
-            _ => return Err(SYNTAX_ERROR.to_owned()),
+            _ => return Err(errors::SYNTAX.into()),
         }
         if !broadcast && !prefixes.is_empty() {
-            return Err("ERR PREFIX option requires BCAST mode to be enabled".to_owned());
+            return Err("ERR PREFIX option requires BCAST mode to be enabled".into());
         }
         if before.is_some_and(|before| before.is_broadcast() != broadcast) {
             return Err(switch("BCAST mode on/off"));
@@ -117,10 +116,10 @@ impl Wish {
         wanted.mode = match (broadcast, opt_in, opt_out) {
             (true, false, false) => Mode::Broadcast,
             (true, ..) => {
-                return Err("ERR OPTIN and OPTOUT are not compatible with BCAST".to_owned());
+                return Err("ERR OPTIN and OPTOUT are not compatible with BCAST".into());
             }
             (_, true, true) => {
-                return Err("ERR You can't specify both OPTIN mode and OPTOUT mode".to_owned());
+                return Err("ERR You can't specify both OPTIN mode and OPTOUT mode".into());
             }
             (_, true, _) => Mode::OptIn,
             (_, _, true) => Mode::OptOut,
@@ -141,7 +140,7 @@ impl Wish {
     }
 }
 
-impl Tracking {
+impl TrackingOptions {
     /// Whether it is small enough to be kept.
     pub(crate) fn fits(&self) -> bool {
         let bytes = self.prefixes.iter().map(|prefix| prefix.len().saturating_add(PREFIX_OVERHEAD));
@@ -151,6 +150,16 @@ impl Tracking {
     /// Whether nobody hears of anything: RESP2 has no place for it but another client's channel.
     pub(crate) fn is_mute(&self, protocol: Protocol) -> bool {
         protocol == Protocol::Resp2 && self.redirect.is_none()
+    }
+
+    /// The client that is told instead.
+    pub(crate) fn redirect(&self) -> Option<SessionId> {
+        self.redirect.map(|redirect| redirect.session)
+    }
+
+    /// The client that was to be told instead had gone when it should have heard of something.
+    pub(crate) fn set_broken(&mut self) {
+        self.broken = true;
     }
 
     /// Whether changes are told of all keys, read or not.
@@ -186,7 +195,7 @@ impl Tracking {
     }
 
     /// `CLIENT CACHING YES|NO`; errors are redis-server's.
-    pub(crate) fn set_caching(&mut self, answer: &[u8]) -> Result<(), String> {
+    pub(crate) fn set_caching(&mut self, answer: &[u8]) -> Result<(), ErrorText> {
         let (mode, text) = match answer.to_ascii_lowercase().as_slice() {
             b"yes" => (
                 Mode::OptIn,
@@ -196,10 +205,10 @@ impl Tracking {
                 Mode::OptOut,
                 "ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.",
             ),
-            _ => return Err(SYNTAX_ERROR.to_owned()),
+            _ => return Err(errors::SYNTAX.into()),
         };
         if self.mode != mode {
-            return Err(text.to_owned());
+            return Err(text.into());
         }
         self.caching.next = true;
         Ok(())
@@ -261,14 +270,18 @@ impl Tracking {
 }
 
 /// Appends the reply to CLIENT TRACKINGINFO.
-pub(crate) fn write_info(tracking: Option<&Tracking>, protocol: Protocol, out: &mut Vec<u8>) {
-    let words = tracking.map_or_else(|| vec![&b"off"[..]], Tracking::words);
+pub(crate) fn write_info(
+    tracking: Option<&TrackingOptions>,
+    protocol: Protocol,
+    out: &mut Vec<u8>,
+) {
+    let words = tracking.map_or_else(|| vec![&b"off"[..]], TrackingOptions::words);
     encode::map_header(out, protocol, 3);
     encode::bulk(out, b"flags");
     encode::set_header(out, protocol, words.len());
     words.iter().for_each(|word| encode::bulk(out, word));
     encode::bulk(out, b"redirect");
-    encode::integer(out, tracking.map_or(-1, Tracking::redirect_id));
+    encode::integer(out, tracking.map_or(-1, TrackingOptions::redirect_id));
     encode::bulk(out, b"prefixes");
     let prefixes = || tracking.iter().flat_map(|tracking| &tracking.prefixes);
     encode::array_header(out, prefixes().count());
@@ -310,9 +323,11 @@ pub(crate) fn redirection_broken(out: &mut Vec<u8>, client_id: i64) {
     encode::integer(out, client_id);
 }
 
-fn redirect(client_id: &[u8], find: impl Fn(u64) -> Option<SessionId>) -> Result<Redirect, String> {
-    let client_id =
-        parse_decimal(client_id).ok_or("ERR value is not an integer or out of range")?;
+fn redirect(
+    client_id: &[u8],
+    find: impl Fn(u64) -> Option<SessionId>,
+) -> Result<Redirect, ErrorText> {
+    let client_id = parse_decimal(client_id).ok_or(errors::NOT_AN_INTEGER)?;
     let known = u64::try_from(client_id).ok().and_then(|id| Some((id, find(id)?)));
     let (client_id, session) =
         known.ok_or("ERR The client ID you want redirect to does not exist")?;
@@ -327,7 +342,7 @@ fn overlap(one: &[u8], other: &[u8]) -> bool {
 fn check_prefixes<'a, Known: Iterator<Item = &'a Box<[u8]>>>(
     prefixes: &[&[u8]],
     known: impl Fn() -> Known,
-) -> Result<(), String> {
+) -> Result<(), ErrorText> {
     for (number, one) in prefixes.iter().enumerate() {
         let old = known().map(|old| (&old[..], "an existing"));
         let behind = prefixes.iter().skip(number + 1).map(|other| (*other, "another provided"));
@@ -337,17 +352,19 @@ fn check_prefixes<'a, Known: Iterator<Item = &'a Box<[u8]>>>(
                  must not overlap.",
                 String::from_utf8_lossy(one),
                 String::from_utf8_lossy(other)
-            ));
+            )
+            .into());
         }
     }
     Ok(())
 }
 
-fn switch(what: &str) -> String {
+fn switch(what: &str) -> ErrorText {
     format!(
         "ERR You can't switch {what} before disabling tracking for this client, and then \
          re-enabling it with a different mode."
     )
+    .into()
 }
 
 #[cfg(test)]
@@ -355,23 +372,23 @@ mod tests {
     use super::*;
     use crate::resp::{Limits, RequestParser};
 
-    fn parsed(words: &str, before: Option<&Tracking>) -> Result<Wish, String> {
+    fn parsed(words: &str, before: Option<&TrackingOptions>) -> Result<TrackingRequest, ErrorText> {
         let mut command = Vec::new();
         let words: Vec<_> = words.split(' ').map(str::as_bytes).collect();
         encode::command(&mut command, &words);
         let mut parser = RequestParser::new();
         parser.parse(&command, &Limits::UNBOUNDED).unwrap();
-        Wish::parse(&parser.frame(&command), before, |_| None)
+        TrackingRequest::parse(&parser.frame(&command), before, |_| None)
     }
 
-    fn try_on(words: &str, before: Option<&Tracking>) -> Result<Tracking, String> {
+    fn try_on(words: &str, before: Option<&TrackingOptions>) -> Result<TrackingOptions, ErrorText> {
         match parsed(format!("CLIENT TRACKING ON {words}").trim_end(), before)? {
-            Wish::On(tracking) => Ok(tracking),
-            Wish::Off => panic!("{words} is off"),
+            TrackingRequest::On(tracking) => Ok(tracking),
+            TrackingRequest::Off => panic!("{words} is off"),
         }
     }
 
-    fn on(words: &str) -> Tracking {
+    fn on(words: &str) -> TrackingOptions {
         try_on(words, None).unwrap()
     }
 
@@ -379,11 +396,11 @@ mod tests {
     fn errors_are_those_of_redis() {
         // As measured on redis-server 7.0.15.
         for (words, error) in [
-            ("CLIENT TRACKING MAYBE", SYNTAX_ERROR),
-            ("CLIENT TRACKING ON FOO", SYNTAX_ERROR),
-            ("CLIENT TRACKING OFF PREFIX", SYNTAX_ERROR),
-            ("CLIENT TRACKING ON REDIRECT", SYNTAX_ERROR),
-            ("CLIENT TRACKING ON REDIRECT x", "ERR value is not an integer or out of range"),
+            ("CLIENT TRACKING MAYBE", errors::SYNTAX),
+            ("CLIENT TRACKING ON FOO", errors::SYNTAX),
+            ("CLIENT TRACKING OFF PREFIX", errors::SYNTAX),
+            ("CLIENT TRACKING ON REDIRECT", errors::SYNTAX),
+            ("CLIENT TRACKING ON REDIRECT x", errors::NOT_AN_INTEGER),
             (
                 "CLIENT TRACKING ON REDIRECT -1",
                 "ERR The client ID you want redirect to does not exist",
@@ -403,9 +420,9 @@ mod tests {
                  single client must not overlap.",
             ),
         ] {
-            assert_eq!(parsed(words, None), Err(error.to_owned()), "{words}");
+            assert_eq!(parsed(words, None), Err(error.into()), "{words}");
         }
-        assert_eq!(parsed("client tracking off noloop", None), Ok(Wish::Off));
+        assert_eq!(parsed("client tracking off noloop", None), Ok(TrackingRequest::Off));
     }
 
     #[test]
@@ -419,12 +436,15 @@ mod tests {
             assert!(try_on(after, Some(&on(before))).is_ok(), "{before} {after}");
         }
         let error = try_on("BCAST PREFIX fo", Some(&on("BCAST PREFIX foo"))).unwrap_err();
-        assert!(error.contains("'fo' overlaps with an existing prefix 'foo'"), "{error}");
+        assert!(
+            error.to_string().contains("'fo' overlaps with an existing prefix 'foo'"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_node_is_told_what_the_client_wants() {
-        let told = |tracking: &Tracking, listener| {
+        let told = |tracking: &TrackingOptions, listener| {
             let mut command = Vec::new();
             tracking.write_command(listener, &mut command);
             let text = String::from_utf8(command).unwrap();

@@ -6,16 +6,12 @@
 //! connection of its own.
 
 use crate::command::CommandSpec;
-use crate::request::Leave;
+use crate::ids::{ConnectionId, RouteId};
 use crate::resp::{Reply, encode};
 use crate::route::Place;
-use crate::upstream::ConnectionId;
 
 pub(crate) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 pub(crate) const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
-
-/// What EXEC answers when the commands were not executed.
-pub(crate) const EXECABORT: &[u8] = b"EXECABORT Transaction discarded because of previous errors.";
 
 /// The queue of one client.
 #[derive(Debug)]
@@ -39,7 +35,7 @@ pub(crate) struct Target {
     /// Where all its keys live; `None` without any.
     pub(crate) place: Option<Place>,
     /// The first key, by which mirrors draw, and the route that it takes.
-    pub(crate) first_key: Option<(Box<[u8]>, usize)>,
+    pub(crate) first_key: Option<(Box<[u8]>, RouteId)>,
     /// None of its commands can write.
     pub(crate) read_only: bool,
 }
@@ -48,41 +44,16 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Exec {
     /// Replies of the node to all of the unit.
-    pub(crate) replies: usize,
+    pub(crate) replies: u32,
     /// What the proxy answered itself, each with its position among all.
     local: Vec<(usize, Vec<u8>)>,
     /// The first error that the node had for a command it was to queue.
     error: Option<Vec<u8>>,
     pub(crate) target: Target,
+    /// The connection by which the node has watched the client's keys.
+    pub(crate) watched_by: Option<ConnectionId>,
     /// EXEC, as what it is counted.
     pub(crate) spec: &'static CommandSpec,
-}
-
-/// What became of a client's WATCH.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) enum Watch {
-    /// There is none.
-    #[default]
-    None,
-    /// A node watches keys at `place` for this client, by a connection that nobody else uses.
-    Kept {
-        connection: ConnectionId,
-        place: Place,
-        /// The node was asked by ASKING, and has to be again.
-        leave: Leave,
-    },
-    /// The node that watched is out of reach: the keys may have changed since.
-    Lost,
-}
-
-impl Watch {
-    /// The connection by which a node watches.
-    pub(crate) fn connection(self) -> Option<ConnectionId> {
-        match self {
-            Self::Kept { connection, .. } => Some(connection),
-            Self::None | Self::Lost => None,
-        }
-    }
 }
 
 impl Transaction {
@@ -119,20 +90,26 @@ impl Transaction {
         self.remote > 0
     }
 
-    /// Splits it into what is to be sent and what to do with the replies. `answer` gives the
-    /// proxy's own reply to a command.
+    /// The commands that the proxy answers, in their order.
+    pub(crate) fn local_commands(&self) -> impl Iterator<Item = &[u8]> {
+        self.local.iter().map(|(_, command)| &command[..])
+    }
+
+    /// Splits it into what is to be sent and what to do with the replies. `answers` are the proxy's own
+    /// replies to [`Self::local_commands`].
     pub(crate) fn execute(
         mut self,
         spec: &'static CommandSpec,
-        mut answer: impl FnMut(&[u8]) -> Vec<u8>,
+        answers: Vec<Vec<u8>>,
     ) -> (Vec<u8>, Exec) {
         self.unit.extend_from_slice(EXEC);
-        let local = self.local.iter().map(|(position, command)| (*position, answer(command)));
+        let positions = self.local.iter().map(|(position, _)| *position);
         let exec = Exec {
-            replies: self.remote + 2,
-            local: local.collect(),
+            replies: u32::try_from(self.remote + 2).unwrap_or(u32::MAX),
+            local: positions.zip(answers).collect(),
             error: None,
             target: self.target,
+            watched_by: None,
             spec,
         };
         (self.unit, exec)
@@ -146,6 +123,7 @@ impl Exec {
             replies: self.replies,
             local: Vec::new(),
             error: None,
+            watched_by: None,
             target: self.target.clone(),
             spec: self.spec,
         }
@@ -172,7 +150,7 @@ impl Exec {
         }
         let mut remote = Reply::new(reply).elements();
         let mut local = self.local.iter().peekable();
-        let count = self.replies.saturating_sub(2) + self.local.len();
+        let count = (self.replies as usize).saturating_sub(2) + self.local.len();
         encode::array_header(out, count);
         for position in 0..count {
             match local.next_if(|(at, _)| *at == position) {
@@ -196,8 +174,9 @@ mod tests {
         transaction.push(b"set", false);
         transaction.push_local(b"b");
         transaction.push(b"get", true);
-        let (unit, exec) =
-            transaction.execute(&UNKNOWN, |command| [b"+", command, b"\r\n"].concat());
+        let answers = transaction.local_commands().map(|command| [b"+", command, b"\r\n"].concat());
+        let answers = answers.collect();
+        let (unit, exec) = transaction.execute(&UNKNOWN, answers);
         assert_eq!(unit, [MULTI, b"getsetget", EXEC].concat());
         assert_eq!(exec.replies, 5);
         let written = |reply: &[u8]| {
@@ -212,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_the_node_refused_to_queue_is_why_it_aborted() {
-        let (_, mut exec) = Transaction::new().execute(&UNKNOWN, |_| Vec::new());
+        let (_, mut exec) = Transaction::new().execute(&UNKNOWN, Vec::new());
         exec.note_queued(b"+QUEUED\r\n");
         exec.note_queued(b"-MOVED 1 a:1\r\n");
         exec.note_queued(b"-ERR later\r\n");

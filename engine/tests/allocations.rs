@@ -25,14 +25,14 @@ impl Pair {
         let mut proxy = Proxy::new(Config::from_json(config).unwrap(), 1);
         let session = proxy.handle_downstream_open(now);
         let asking = opened(&mut proxy);
-        proxy.handle_upstream_open(asking);
+        proxy.handle_upstream_open(asking, now);
         drain(&mut proxy);
         let topology = b"*0\r\n+epoch\r\n*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$4\r\nnode\r\n:1\r\n";
         proxy.handle_upstream_data(asking, topology, now);
         drain(&mut proxy);
         proxy.handle_downstream_data(session, b"PING\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n", now);
         let node = opened(&mut proxy);
-        proxy.handle_upstream_open(node);
+        proxy.handle_upstream_open(node, now);
         for reply in [&b"+PONG\r\n"[..], b"$-1\r\n"] {
             proxy.handle_upstream_data(node, reply, now);
             drain(&mut proxy);

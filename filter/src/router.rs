@@ -131,13 +131,15 @@ impl Router {
     }
 
     pub(crate) fn on_downstream_close(&mut self, session: SessionId, tokens: &mut Tokens<'_>) {
-        self.proxy.handle_downstream_close(session);
-        self.obey(host::now(), tokens);
+        let now = host::now();
+        self.proxy.handle_downstream_close(session, now);
+        self.obey(now, tokens);
     }
 
     pub(crate) fn on_upstream_open(&mut self, connection: ConnectionId, tokens: &mut Tokens<'_>) {
-        self.proxy.handle_upstream_open(connection);
-        self.obey(host::now(), tokens);
+        let now = host::now();
+        self.proxy.handle_upstream_open(connection, now);
+        self.obey(now, tokens);
     }
 
     pub(crate) fn on_upstream_data(

@@ -103,13 +103,13 @@ impl World {
 
     fn close(&mut self, session: SessionId) {
         self.sessions.retain(|open| *open != session);
-        self.proxy.handle_downstream_close(session);
+        self.proxy.handle_downstream_close(session, self.now);
         self.obey();
     }
 
     fn establish(&mut self, connection: ConnectionId) {
         self.established.insert(connection.index());
-        self.proxy.handle_upstream_open(connection);
+        self.proxy.handle_upstream_open(connection, self.now);
         self.obey();
     }
 
@@ -196,12 +196,13 @@ impl World {
         if !gone.is_empty() || !resumed.is_empty() {
             for session in gone {
                 self.sessions.retain(|open| *open != session);
-                self.proxy.handle_downstream_close(session);
+                self.proxy.handle_downstream_close(session, self.now);
             }
             for session in resumed {
                 self.proxy.handle_downstream_data(session, b"", self.now);
             }
-            self.obey();
+            return self.obey();
         }
+        self.proxy.check_invariants();
     }
 }

@@ -164,7 +164,7 @@ impl World {
                 return replies_given;
             }
             for connection in opened {
-                self.proxy.handle_upstream_open(connection);
+                self.proxy.handle_upstream_open(connection, self.now);
             }
             for (connection, bytes) in &answers {
                 self.proxy.handle_upstream_data(*connection, bytes, self.now);

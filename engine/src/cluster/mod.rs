@@ -21,15 +21,16 @@ use takeover::Takeover;
 pub(crate) use topology::{Topology, parse_epoch, parse_zone};
 
 use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
+use crate::ids::{ConnectionId, NodeIndex};
+use crate::pool_key::PoolKey;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::upstream::{ConnectionId, Lane};
 
 /// Pauses before connecting again to a node that refused: doubled from the first to the last.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// A node that said "not now" to a read is passed over for so long.
-const SHUNNED: Duration = Duration::from_millis(500);
+const AVOIDED: Duration = Duration::from_millis(500);
 /// The entry of a slot that no shard is known to own.
 const NOBODY: u16 = u16::MAX;
 
@@ -57,20 +58,18 @@ pub(crate) struct Cluster {
     unknown_nodes: usize,
 }
 
-/// What a MOVED has told.
+/// What has become of the owners of slots. It has consequences for clients that cache and for
+/// subscriptions: whoever gets it hands it to `Upstream::note_owners`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum News {
-    /// Nothing that was not known.
+#[must_use = "new owners of slots have consequences"]
+pub(crate) enum OwnersChange {
+    /// They are those that were known.
     None,
-    /// One slot is elsewhere.
+    /// One slot has another owner.
     Slot,
-    /// A whole shard has another primary.
-    Shard,
+    /// All slots of a shard have, or slots of several shards.
+    Shards,
 }
-
-/// Names a node within its cluster, for as long as the node is in the topology or connected.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct NodeIndex(u16);
 
 /// One Redis process.
 #[derive(Debug)]
@@ -84,10 +83,10 @@ pub(crate) struct Node {
     member: bool,
     /// Learnt from a redirection and not yet confirmed by a topology.
     unknown: bool,
-    /// The connections that clients of the usual identity share, by the index of their lane.
+    /// The connections that clients of the usual identity share, by the index of their key.
     shared: Vec<Option<ConnectionId>>,
     /// Those that clients of other identities share.
-    others: Vec<(Lane, ConnectionId)>,
+    others: Vec<(PoolKey, ConnectionId)>,
     /// A connection to it has ended, and none has served anything since.
     lost: bool,
     /// Connections that failed in a row.
@@ -95,9 +94,9 @@ pub(crate) struct Node {
     /// No connection is opened before.
     retry_at: Instant,
     /// No read is sent before, if another node can take it.
-    shunned_until: Instant,
+    avoided_until: Instant,
     /// Its replicas are not asked before whether one has taken its place.
-    ask_heirs_at: Instant,
+    ask_replicas_at: Instant,
     /// When counting `opened` began.
     second: Instant,
     /// Connections opened in the second that began then.
@@ -122,7 +121,8 @@ impl Cluster {
             unknown_nodes,
         };
         if let Some(topology) = server {
-            cluster.install(&topology, Instant::default());
+            // There are no clients yet, and so no consequences.
+            let _ = cluster.install(&topology, Instant::default());
         }
         cluster
     }
@@ -133,28 +133,28 @@ impl Cluster {
     }
 
     /// The primary that owns `slot`.
+    #[inline]
     pub(crate) fn owner(&self, slot: Slot) -> Option<NodeIndex> {
         let shard = *self.slots.get(usize::from(slot.number()))?;
         Some(self.shards.get(usize::from(shard))?.primary)
     }
 
-    /// The replicas of a primary: if it has died, one of them will take its place.
-    pub(crate) fn heirs(&self, primary: NodeIndex) -> &[NodeIndex] {
+    /// The replicas of a primary: if it has failed, one of them will take its place.
+    pub(crate) fn replicas_of(&self, primary: NodeIndex) -> &[NodeIndex] {
         let shard = self.shards.iter().find(|shard| shard.primary == primary);
         shard.map_or(&[], |shard| &shard.replicas)
     }
 
     /// A node calls itself a primary. If it was a replica so far, it has taken its primary's place.
-    /// Returns whether that was news.
-    pub(crate) fn promote(&mut self, heir: NodeIndex) -> bool {
-        let Some(shard) = self.shards.iter_mut().find(|shard| shard.replicas.contains(&heir))
+    pub(crate) fn promote(&mut self, replica: NodeIndex) -> OwnersChange {
+        let Some(shard) = self.shards.iter_mut().find(|shard| shard.replicas.contains(&replica))
         else {
-            return false;
+            return OwnersChange::None;
         };
-        shard.primary = heir;
-        shard.replicas.retain(|replica| *replica != heir);
-        self.unite(heir);
-        true
+        shard.primary = replica;
+        shard.replicas.retain(|other| *other != replica);
+        self.unite(replica);
+        OwnersChange::Shards
     }
 
     /// The address of the node that owns a slot.
@@ -198,15 +198,25 @@ impl Cluster {
     }
 
     /// The primary for what any node could do but one must: it is the same for everybody who sees
-    /// the same topology. The first that is well, in the order of the slots.
-    pub(crate) fn home(&self, now: Instant) -> Option<NodeIndex> {
+    /// the same topology. The first that is healthy, in the order of the slots; `preferred` before it, if
+    /// that is healthy and connected.
+    pub(crate) fn home(&self, preferred: Option<NodeIndex>, now: Instant) -> Option<NodeIndex> {
         let owners = || {
             let runs = self.slots.chunk_by(|left, right| left == right);
             let shards = runs.filter_map(|run| self.shards.get(usize::from(*run.first()?)));
             shards.map(|shard| shard.primary)
         };
-        let is_well = |index: &NodeIndex| self.node(*index).is_some_and(|node| node.is_well(now));
-        owners().find(is_well).or_else(|| owners().next())
+        let is_healthy =
+            |index: &NodeIndex| self.node(*index).is_some_and(|node| node.is_healthy(now));
+        let preferred = preferred.filter(|index| {
+            is_healthy(index) && self.node(*index).is_some_and(|node| !node.is_away())
+        });
+        preferred.or_else(|| owners().find(is_healthy)).or_else(|| owners().next())
+    }
+
+    /// The node at this address, if it belongs to the cluster as far as is known.
+    pub(crate) fn find_member(&self, address: &Address) -> Option<NodeIndex> {
+        self.find(address, |node| node.member)
     }
 
     /// The node at this address, if it belongs to the cluster as far as is known.
@@ -235,6 +245,7 @@ impl Cluster {
         (self.nodes.iter().filter(|node| node.member).count(), self.shards.len())
     }
 
+    #[inline]
     pub(crate) fn node(&self, index: NodeIndex) -> Option<&Node> {
         self.nodes.get(index.position())
     }
@@ -249,8 +260,7 @@ impl Cluster {
     }
 
     /// Installs what a node answered to CLUSTER SLOTS, and what is known that it cannot know yet.
-    /// Returns whether any slot changed hands.
-    pub(crate) fn install(&mut self, topology: &Topology, now: Instant) -> bool {
+    pub(crate) fn install(&mut self, topology: &Topology, now: Instant) -> OwnersChange {
         for node in &mut self.nodes {
             node.member = false;
             node.unknown = false;
@@ -281,7 +291,7 @@ impl Cluster {
         self.shards = shards;
         self.known = true;
         self.epoch = self.epoch.max(topology.epoch);
-        changed
+        if changed { OwnersChange::Shards } else { OwnersChange::None }
     }
 
     /// Learns from a MOVED of the node at `from` that `slot` lives at `to`; `None` when too many
@@ -292,16 +302,16 @@ impl Cluster {
         from: &Address,
         to: &Address,
         now: Instant,
-    ) -> Option<(NodeIndex, News)> {
+    ) -> Option<(NodeIndex, OwnersChange)> {
         let node = self.find_or_learn(to)?;
         if self.owner(slot) == Some(node) {
-            return Some((node, News::None));
+            return Some((node, OwnersChange::None));
         }
         if self.take_back(slot, from, node) || self.take_over(slot, from, node, now) {
-            return Some((node, News::Shard));
+            return Some((node, OwnersChange::Shards));
         }
         self.assign(slot, node)?;
-        Some((node, News::Slot))
+        Some((node, OwnersChange::Slot))
     }
 
     /// The node at `address`, learnt now if need be; `None` when too many unknown nodes have been
@@ -323,7 +333,7 @@ impl Cluster {
     pub(crate) fn lost(&self) -> impl Iterator<Item = NodeIndex> {
         let nodes = self.nodes.iter().enumerate();
         let lost = nodes.filter(|(_, node)| node.member && node.lost);
-        lost.filter_map(|(position, _)| NodeIndex::new(position))
+        lost.map(|(position, _)| NodeIndex::new(position))
     }
 
     /// Nodes of the topology that may not be dialled.
@@ -358,11 +368,14 @@ impl Cluster {
     fn admit(&mut self, address: &Address) -> Option<NodeIndex> {
         let place = self
             .find(address, |_| true)
-            .or_else(|| self.nodes.iter().position(Node::is_vacant).and_then(NodeIndex::new));
+            .or_else(|| self.nodes.iter().position(Node::is_vacant).map(NodeIndex::new));
         let index = match place {
             Some(index) => index,
             None => {
-                let index = NodeIndex::new(self.nodes.len())?;
+                if self.nodes.len() >= NodeIndex::MOST {
+                    return None;
+                }
+                let index = NodeIndex::new(self.nodes.len());
                 self.nodes.push(Node::new(address.clone()));
                 index
             }
@@ -418,20 +431,7 @@ impl Cluster {
     }
 
     fn find(&self, address: &Address, of: impl Fn(&Node) -> bool) -> Option<NodeIndex> {
-        self.nodes
-            .iter()
-            .position(|node| node.address == *address && of(node))
-            .and_then(NodeIndex::new)
-    }
-}
-
-impl NodeIndex {
-    fn new(position: usize) -> Option<Self> {
-        u16::try_from(position).ok().filter(|index| *index != NOBODY).map(Self)
-    }
-
-    fn position(self) -> usize {
-        usize::from(self.0)
+        self.nodes.iter().position(|node| node.address == *address && of(node)).map(NodeIndex::new)
     }
 }
 
@@ -448,31 +448,32 @@ impl Node {
             lost: false,
             failures: 0,
             retry_at: Instant::default(),
-            shunned_until: Instant::default(),
-            ask_heirs_at: Instant::default(),
+            avoided_until: Instant::default(),
+            ask_replicas_at: Instant::default(),
             second: Instant::default(),
             opened: 0,
         }
     }
 
-    /// The connection on `lane`.
-    pub(crate) fn shared(&self, lane: Lane) -> Option<ConnectionId> {
-        if lane.manner.identity.is_some() {
+    /// The connection of this key.
+    #[inline]
+    pub(crate) fn shared(&self, key: PoolKey) -> Option<ConnectionId> {
+        if key.profile.identity.is_some() {
             let mut others = self.others.iter();
-            return others.find(|(other, _)| *other == lane).map(|(_, connection)| *connection);
+            return others.find(|(other, _)| *other == key).map(|(_, connection)| *connection);
         }
-        self.shared.get(lane.index()).copied().flatten()
+        self.shared.get(key.index()).copied().flatten()
     }
 
-    pub(crate) fn set_shared(&mut self, lane: Lane, connection: Option<ConnectionId>) {
-        if lane.manner.identity.is_some() {
-            self.others.retain(|(other, _)| *other != lane);
-            return self.others.extend(connection.map(|connection| (lane, connection)));
+    pub(crate) fn set_shared(&mut self, key: PoolKey, connection: Option<ConnectionId>) {
+        if key.profile.identity.is_some() {
+            self.others.retain(|(other, _)| *other != key);
+            return self.others.extend(connection.map(|connection| (key, connection)));
         }
-        if lane.index() >= self.shared.len() {
-            self.shared.resize(lane.index() + 1, None);
+        if key.index() >= self.shared.len() {
+            self.shared.resize(key.index() + 1, None);
         }
-        if let Some(shared) = self.shared.get_mut(lane.index()) {
+        if let Some(shared) = self.shared.get_mut(key.index()) {
             *shared = connection;
         }
     }
@@ -494,10 +495,10 @@ impl Node {
     }
 
     /// Whether its replicas may be asked for their role now; not again for `pause` if so.
-    pub(crate) fn may_ask_heirs(&mut self, pause: Duration, now: Instant) -> bool {
-        let may = now >= self.ask_heirs_at;
+    pub(crate) fn may_ask_replicas(&mut self, pause: Duration, now: Instant) -> bool {
+        let may = now >= self.ask_replicas_at;
         if may {
-            self.ask_heirs_at = now + pause;
+            self.ask_replicas_at = now + pause;
         }
         may
     }
@@ -536,16 +537,16 @@ impl Node {
 
     /// It said "not now" to a read: others are asked for a while.
     pub(crate) fn note_refusal(&mut self, now: Instant) {
-        self.shun_until(now + SHUNNED);
+        self.avoid_until(now + AVOIDED);
     }
 
-    fn shun_until(&mut self, at: Instant) {
-        self.shunned_until = at;
+    fn avoid_until(&mut self, at: Instant) {
+        self.avoided_until = at;
     }
 
     /// Whether there is no reason to read elsewhere.
-    fn is_well(&self, now: Instant) -> bool {
-        self.allowed && now >= self.shunned_until && !self.is_backing_off(now)
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.allowed && now >= self.avoided_until && !self.is_backing_off(now)
     }
 
     fn is_vacant(&self) -> bool {
@@ -588,7 +589,7 @@ mod tests {
     }
 
     /// What a MOVED for slot 7 by its node a:1 tells.
-    fn learn(cluster: &mut Cluster, to: &str) -> Option<News> {
+    fn learn(cluster: &mut Cluster, to: &str) -> Option<OwnersChange> {
         let (slot, from) = (Slot::new(7).unwrap(), address("a:1"));
         cluster.learn(slot, &from, &address(to), Instant::default()).map(|(_, news)| news)
     }
@@ -603,23 +604,24 @@ mod tests {
         let mut cluster = cluster();
         assert!(!cluster.is_known());
         let halves = topology(&[(0, 8191, "a:1"), (8192, 16383, "b:1")]);
-        assert!(cluster.install(&halves, Instant::default()));
-        assert!(!cluster.install(&halves, Instant::default()));
+        assert_eq!(cluster.install(&halves, Instant::default()), OwnersChange::Shards);
+        assert_eq!(cluster.install(&halves, Instant::default()), OwnersChange::None);
         assert_eq!(owner(&cluster, 8191), "a:1");
         assert_eq!(owner(&cluster, 8192), "b:1");
-        assert!(cluster.install(&topology(&[(0, 16383, "b:1")]), Instant::default()));
+        let moved = cluster.install(&topology(&[(0, 16383, "b:1")]), Instant::default());
+        assert_eq!(moved, OwnersChange::Shards);
         assert_eq!(owner(&cluster, 0), "b:1");
     }
 
     #[test]
-    fn home_is_the_first_primary_that_is_well() {
+    fn home_is_the_first_primary_that_is_healthy() {
         let mut cluster = cluster();
         let now = Instant::default();
-        assert_eq!(cluster.home(now), None);
-        cluster
+        assert_eq!(cluster.home(None, now), None);
+        let _ = cluster
             .install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1"), (4, 5, "a:1")]), Instant::default());
         let home = |cluster: &Cluster| {
-            cluster.nodes[cluster.home(now).unwrap().position()].address.to_string()
+            cluster.nodes[cluster.home(None, now).unwrap().position()].address.to_string()
         };
         assert_eq!(home(&cluster), "a:1");
         cluster.member_mut(&address("a:1")).unwrap().note_failure(now, &mut Rng::new(1));
@@ -635,21 +637,22 @@ mod tests {
             cluster.lowest_slots().into_iter().map(Slot::number).collect()
         };
         assert_eq!(lowest(&cluster), [0], "nobody owns any");
-        cluster.install(
+        let _ = cluster.install(
             &topology(&[(0, 9, "a:1"), (10, 19, "b:1"), (20, 16383, "a:1")]),
             Instant::default(),
         );
         assert_eq!(lowest(&cluster), [0, 10]);
-        cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]), Instant::default());
+        let _ =
+            cluster.install(&topology(&[(5, 9, "a:1"), (10, 16000, "b:1")]), Instant::default());
         assert_eq!(lowest(&cluster), [0, 5, 10]);
     }
 
     #[test]
     fn a_moved_slot_is_learnt_once() {
         let mut cluster = cluster();
-        cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
-        assert_eq!(learn(&mut cluster, "b:1"), Some(News::Slot));
-        assert_eq!(learn(&mut cluster, "b:1"), Some(News::None));
+        let _ = cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
+        assert_eq!(learn(&mut cluster, "b:1"), Some(OwnersChange::Slot));
+        assert_eq!(learn(&mut cluster, "b:1"), Some(OwnersChange::None));
         assert_eq!(owner(&cluster, 7), "b:1");
         assert_eq!(owner(&cluster, 8), "a:1");
     }
@@ -658,18 +661,18 @@ mod tests {
     fn redirections_to_ever_new_nodes_are_followed_a_hundred_times_per_topology() {
         let mut cluster = cluster();
         for port in 1..=100 {
-            assert_eq!(learn(&mut cluster, &format!("evil:{port}")), Some(News::Slot));
+            assert_eq!(learn(&mut cluster, &format!("evil:{port}")), Some(OwnersChange::Slot));
         }
         assert_eq!(learn(&mut cluster, "evil:101"), None);
-        cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
-        assert_eq!(learn(&mut cluster, "evil:101"), Some(News::Slot));
+        let _ = cluster.install(&topology(&[(0, 16383, "a:1")]), Instant::default());
+        assert_eq!(learn(&mut cluster, "evil:101"), Some(OwnersChange::Slot));
     }
 
     #[test]
     fn the_place_of_a_departed_node_is_taken_by_the_next() {
         let mut cluster = cluster();
         for round in 0..1000 {
-            cluster
+            let _ = cluster
                 .install(&topology(&[(0, 16383, &format!("node-{round}:1"))]), Instant::default());
         }
         assert!(cluster.nodes.len() <= 2, "{} nodes are kept", cluster.nodes.len());
@@ -680,7 +683,7 @@ mod tests {
         let mut cluster = cluster();
         let now = Instant::default();
         assert_eq!(cluster.candidates(&mut Rng::new(1), now).0, [address("seed:1")]);
-        cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), Instant::default());
+        let _ = cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), Instant::default());
         let (candidates, _) = cluster.candidates(&mut Rng::new(1), now);
         assert_eq!(candidates.len(), 3);
         assert_eq!(candidates[2], address("seed:1"));

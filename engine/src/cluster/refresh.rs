@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::{Address, Topology};
 use crate::config::ClusterConfig;
+use crate::ids::ConnectionId;
 use crate::rng::Rng;
 use crate::time::Instant;
-use crate::upstream::ConnectionId;
 
 /// Two refreshes never start closer together than this, whatever asks for them.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(50);
 /// So many rounds in a row are started as close together as that; the next so many at twice the
 /// distance, and so on: what a cluster has not mended soon takes longer.
-const HASTY_ROUNDS: u32 = 200;
-const SLOWEST_HASTE: Duration = Duration::from_millis(500);
+const EAGER_ROUNDS: u32 = 200;
+const LONGEST_EAGER_INTERVAL: Duration = Duration::from_millis(500);
 /// When no command has waited for a node for so long, counting begins anew.
 const CALM: Duration = Duration::from_secs(2);
 /// Pauses between rounds in which no node answered: doubled from the first to the last.
@@ -24,6 +24,9 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const VIEWS: usize = 3;
 /// How long the first answer waits for others to agree or to differ.
 const GRACE: Duration = Duration::from_millis(200);
+/// A node that has not answered for so long is not given up, but another one is asked as well: an
+/// address that is gone does not even refuse.
+const SLOW: Duration = Duration::from_millis(200);
 /// When to ask again after nodes have told different things.
 const DISAGREEMENT_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -48,7 +51,7 @@ pub(crate) struct Refresh {
     for_move: bool,
     /// When a command last had to wait for a node, and rounds started since there was calm.
     last_hurry: Option<Instant>,
-    hasty_rounds: u32,
+    eager_rounds: u32,
     /// Why each node of the last failed round gave no topology.
     reasons: Vec<String>,
 }
@@ -73,6 +76,8 @@ pub(crate) struct Round {
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     connection: ConnectionId,
+    /// When to ask another one as well; `None`: that has been done.
+    slow_at: Option<Instant>,
     /// When to give it up.
     deadline: Instant,
 }
@@ -155,17 +160,17 @@ impl Refresh {
             return; // The next round is on its way, at the pace of those that get no answer.
         }
         if self.last_hurry.is_none_or(|last| now.saturating_duration_since(last) > CALM) {
-            self.hasty_rounds = 0;
+            self.eager_rounds = 0;
         }
         self.last_hurry = Some(now);
-        let earliest = self.last_start.map_or(now, |last| last + self.haste());
+        let earliest = self.last_start.map_or(now, |last| last + self.eager_interval());
         self.ask_at(earliest.max(now));
     }
 
     /// How soon a round follows the other while commands wait for a node.
-    pub(crate) fn haste(&self) -> Duration {
-        let haste = SHORTEST_INTERVAL.saturating_mul(1 + self.hasty_rounds / HASTY_ROUNDS);
-        haste.min(SLOWEST_HASTE)
+    pub(crate) fn eager_interval(&self) -> Duration {
+        let interval = SHORTEST_INTERVAL.saturating_mul(1 + self.eager_rounds / EAGER_ROUNDS);
+        interval.min(LONGEST_EAGER_INTERVAL)
     }
 
     /// The next moment at which [`Self::is_due`] or a round's deadline has something to say.
@@ -194,7 +199,7 @@ impl Refresh {
         self.redirections = 0;
         self.move_rounds =
             self.move_rounds.saturating_add(std::mem::take(&mut self.for_move).into());
-        self.hasty_rounds = self.hasty_rounds.saturating_add(1);
+        self.eager_rounds = self.eager_rounds.saturating_add(1);
         self.round = Some(Round { candidates, wanted: views, ..Round::default() });
     }
 
@@ -264,17 +269,25 @@ impl Refresh {
 }
 
 impl Round {
-    /// The next node to ask; `None` if enough are asked, or none is left.
+    /// The next node to ask; `None` if enough are asked that may answer soon, or none is left.
     pub(crate) fn next_candidate(&mut self) -> Option<Address> {
-        if self.asked.len() + self.views.len() >= self.wanted {
+        let prompt = self.asked.iter().filter(|asked| asked.slow_at.is_some()).count();
+        if prompt + self.views.len() >= self.wanted {
             return None;
         }
         self.candidates.pop()
     }
 
+    /// Finds out which nodes are slow to answer.
+    pub(crate) fn note_slow(&mut self, now: Instant) {
+        for asked in &mut self.asked {
+            asked.slow_at = asked.slow_at.filter(|at| now < *at);
+        }
+    }
+
     /// A candidate is asked over `connection`, until `deadline`.
-    pub(crate) fn note_asked(&mut self, connection: ConnectionId, deadline: Instant) {
-        self.asked.push(Asked { connection, deadline });
+    pub(crate) fn note_asked(&mut self, connection: ConnectionId, deadline: Instant, now: Instant) {
+        self.asked.push(Asked { connection, slow_at: Some(now + SLOW), deadline });
     }
 
     /// A node that has been silent for too long.
@@ -335,7 +348,9 @@ impl Round {
 
     fn next_timeout(&self) -> Option<Instant> {
         let deadlines = self.asked.iter().map(|asked| asked.deadline);
-        deadlines.chain(self.decide_by).min()
+        let slow = self.asked.iter().filter_map(|asked| asked.slow_at);
+        let slow = slow.filter(|_| !self.candidates.is_empty());
+        deadlines.chain(slow).chain(self.decide_by).min()
     }
 
     fn forget(&mut self, connection: ConnectionId) -> bool {

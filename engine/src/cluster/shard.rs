@@ -1,7 +1,8 @@
 //! Which node of a shard answers.
 
-use super::{Node, NodeIndex};
+use super::Node;
 use crate::config::ReadPolicy;
+use crate::ids::NodeIndex;
 use crate::time::Instant;
 
 /// A primary and its replicas.
@@ -15,7 +16,7 @@ pub(crate) struct Shard {
     turn: usize,
 }
 
-/// How near a node is, for policies that care.
+/// Where a node has to be, for policies that care.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Where {
     OurZone,
@@ -28,11 +29,11 @@ impl Shard {
     }
 
     /// A replica and the primary change places. Returns whether it is one.
-    pub(super) fn hand_over(&mut self, heir: NodeIndex) -> bool {
-        let Some(place) = self.replicas.iter_mut().find(|replica| **replica == heir) else {
+    pub(super) fn hand_over(&mut self, successor: NodeIndex) -> bool {
+        let Some(place) = self.replicas.iter_mut().find(|replica| **replica == successor) else {
             return false;
         };
-        *place = std::mem::replace(&mut self.primary, heir);
+        *place = std::mem::replace(&mut self.primary, successor);
         true
     }
 
@@ -48,8 +49,8 @@ impl Shard {
         zone: Option<&str>,
         now: Instant,
     ) -> NodeIndex {
-        let well = |index: NodeIndex| {
-            nodes.get(index.position()).is_some_and(|node| node.is_well(now) && !node.lost)
+        let healthy = |index: NodeIndex| {
+            nodes.get(index.position()).is_some_and(|node| node.is_healthy(now) && !node.lost)
         };
         let in_our_zone = |index: NodeIndex| {
             let node = nodes.get(index.position());
@@ -57,34 +58,34 @@ impl Shard {
         };
         let replica = |place: Where| {
             let fits = |index: &&NodeIndex| {
-                well(**index) && (place == Where::Anywhere || in_our_zone(**index))
+                healthy(**index) && (place == Where::Anywhere || in_our_zone(**index))
             };
             let count = self.replicas.iter().filter(fits).count();
             let turn = self.turn.checked_rem(count)?;
             self.replicas.iter().filter(fits).nth(turn).copied()
         };
         let primary = self.primary;
-        let well_primary = Some(primary).filter(|index| well(*index));
-        let near_primary = well_primary.filter(|index| in_our_zone(*index));
+        let healthy_primary = Some(primary).filter(|index| healthy(*index));
+        let primary_in_zone = healthy_primary.filter(|index| in_our_zone(*index));
         let chosen = match policy {
             ReadPolicy::Master => Some(primary),
-            ReadPolicy::PreferMaster => well_primary.or_else(|| replica(Where::Anywhere)),
+            ReadPolicy::PreferMaster => healthy_primary.or_else(|| replica(Where::Anywhere)),
             ReadPolicy::Replica => {
-                // Replicas that are all unwell are waited for; the topology drops the dead ones.
+                // Replicas that are all unhealthy are waited for; the topology drops the dead ones.
                 replica(Where::Anywhere).or_else(|| self.replicas.first().copied())
             }
             ReadPolicy::PreferReplica => replica(Where::Anywhere),
             ReadPolicy::Any => {
                 let all = || [primary].into_iter().chain(self.replicas.iter().copied());
-                let count = all().filter(|index| well(*index)).count();
+                let count = all().filter(|index| healthy(*index)).count();
                 let turn = self.turn.checked_rem(count);
-                turn.and_then(|turn| all().filter(|index| well(*index)).nth(turn))
+                turn.and_then(|turn| all().filter(|index| healthy(*index)).nth(turn))
             }
             ReadPolicy::LocalZoneAffinity => {
                 replica(Where::OurZone).or_else(|| replica(Where::Anywhere))
             }
             ReadPolicy::LocalZoneAffinityReplicasAndPrimary => {
-                replica(Where::OurZone).or(near_primary).or_else(|| replica(Where::Anywhere))
+                replica(Where::OurZone).or(primary_in_zone).or_else(|| replica(Where::Anywhere))
             }
         };
         chosen.unwrap_or(primary)
@@ -111,16 +112,16 @@ mod tests {
             node.zone = Some((*zone).into());
             node
         });
-        let index = |position| NodeIndex::new(position).unwrap();
+        let index = |position| NodeIndex::new(position);
         (Shard::new(index(0), vec![index(1), index(2), index(3)]), nodes.collect())
     }
 
     /// Who answers a number of reads.
-    fn readers(policy: ReadPolicy, zone: Option<&str>, unwell: &[usize]) -> BTreeSet<usize> {
+    fn readers(policy: ReadPolicy, zone: Option<&str>, unhealthy: &[usize]) -> BTreeSet<usize> {
         let (mut shard, mut nodes) = shard();
         let now = Instant::default() + Duration::from_secs(1);
-        for position in unwell {
-            nodes[*position].shun_until(now + Duration::from_secs(1));
+        for position in unhealthy {
+            nodes[*position].avoid_until(now + Duration::from_secs(1));
         }
         let read = |_| {
             shard.end_turn();
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_are_kept_to_while_somebody_well_is_in_them() {
+    fn zones_are_kept_to_while_a_healthy_node_is_in_them() {
         use ReadPolicy::{
             LocalZoneAffinity as Affinity, LocalZoneAffinityReplicasAndPrimary as Both,
         };

@@ -30,28 +30,28 @@ impl Cluster {
         !self.takeovers.is_empty()
     }
 
-    /// `from` has said that `slot` is at `heir`. If they are a primary and its replica, the whole
+    /// `from` has said that `slot` is at `replica`. If they are a primary and its replica, the whole
     /// shard follows. Returns whether it does.
     pub(super) fn take_over(
         &mut self,
         slot: Slot,
         from: &Address,
-        heir: NodeIndex,
+        replica: NodeIndex,
         now: Instant,
     ) -> bool {
         // One that is not confirmed yet is not built upon: nodes that lie could go on for ever.
         if self.takeovers.iter().any(|takeover| takeover.to == *from) {
             return false;
         }
-        let (primary, to) = (self.find(from, |node| node.member), self.address(heir).cloned());
+        let (primary, to) = (self.find(from, |node| node.member), self.address(replica).cloned());
         let (Some(primary), Some(to)) = (primary, to) else { return false };
         let Some(shard) = self.shard_mut(slot).filter(|shard| !shard.doubtful) else {
             return false;
         };
-        if shard.primary != primary || !shard.hand_over(heir) {
+        if shard.primary != primary || !shard.hand_over(replica) {
             return false;
         }
-        self.unite(heir);
+        self.unite(replica);
         self.takeovers.retain(|takeover| takeover.from != *from);
         self.takeovers.push(Takeover {
             from: from.clone(),
@@ -71,15 +71,17 @@ impl Cluster {
         let contradicted = |takeover: &Takeover| takeover.to == *from && takeover.from == *to;
         let Some(position) = self.takeovers.iter().position(contradicted) else { return false };
         let Takeover { slot: first, .. } = self.takeovers.remove(position);
-        let (heir, shard) = (self.find(from, |node| node.member), self.shard_mut(slot));
-        let Some(shard) = shard.filter(|shard| Some(shard.primary) == heir) else { return false };
+        let (replica, shard) = (self.find(from, |node| node.member), self.shard_mut(slot));
+        let Some(shard) = shard.filter(|shard| Some(shard.primary) == replica) else {
+            return false;
+        };
         if !shard.hand_over(node) {
             return false;
         }
         shard.doubtful = true;
         self.unite(node);
-        if let Some(heir) = heir.filter(|_| first != slot) {
-            self.assign(first, heir);
+        if let Some(replica) = replica.filter(|_| first != slot) {
+            self.assign(first, replica);
         }
         true
     }
@@ -105,7 +107,7 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::cluster::topology::SlotRange;
-    use crate::cluster::{News, Topology};
+    use crate::cluster::{OwnersChange, Topology};
     use crate::config::Config;
 
     /// The primary `a:1` with the replica `b:1`, and the primary `c:1`.
@@ -124,7 +126,7 @@ mod tests {
             "prefix_routes": {"catch_all_route": {"cluster": "c"}},
             "clusters": {"c": {"seeds": ["seed:1"]}}}"#;
         let mut cluster = Cluster::new(Config::from_json(json).unwrap().clusters.remove(0), 100);
-        cluster.install(&topology(5), Instant::default());
+        let _ = cluster.install(&topology(5), Instant::default());
         cluster
     }
 
@@ -132,7 +134,7 @@ mod tests {
         Address::parse(text).unwrap()
     }
 
-    fn learn(cluster: &mut Cluster, slot: u16, from: &str, to: &str) -> News {
+    fn learn(cluster: &mut Cluster, slot: u16, from: &str, to: &str) -> OwnersChange {
         let slot = Slot::new(slot).unwrap();
         cluster.learn(slot, &address(from), &address(to), Instant::default()).unwrap().1
     }
@@ -144,22 +146,22 @@ mod tests {
     #[test]
     fn a_replica_takes_over_by_the_word_of_its_primary_alone() {
         let mut cluster = cluster();
-        assert_eq!(learn(&mut cluster, 7, "c:1", "b:1"), News::Slot);
+        assert_eq!(learn(&mut cluster, 7, "c:1", "b:1"), OwnersChange::Slot);
         assert_eq!(owners(&cluster, [7, 8]), ["b:1", "a:1"]);
-        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), News::Shard);
+        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), OwnersChange::Shards);
         assert_eq!(owners(&cluster, [7, 8, 9, 100]), ["b:1", "b:1", "b:1", "c:1"]);
         assert_eq!(cluster.lowest_slots().len(), 2, "they are one shard");
-        assert_eq!(learn(&mut cluster, 100, "c:1", "b:1"), News::Slot);
+        assert_eq!(learn(&mut cluster, 100, "c:1", "b:1"), OwnersChange::Slot);
         assert_eq!(owners(&cluster, [100, 101]), ["b:1", "c:1"]);
     }
 
     #[test]
     fn a_takeover_that_is_contradicted_leaves_its_first_slot_only() {
         let mut cluster = cluster();
-        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), News::Shard);
-        assert_eq!(learn(&mut cluster, 8, "b:1", "a:1"), News::Shard);
+        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), OwnersChange::Shards);
+        assert_eq!(learn(&mut cluster, 8, "b:1", "a:1"), OwnersChange::Shards);
         assert_eq!(owners(&cluster, [7, 8, 9]), ["b:1", "a:1", "a:1"]);
-        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), News::Slot);
+        assert_eq!(learn(&mut cluster, 9, "a:1", "b:1"), OwnersChange::Slot);
         assert_eq!(owners(&cluster, [7, 8, 9]), ["b:1", "a:1", "b:1"]);
         assert!(!cluster.is_ahead_of_topology());
     }
@@ -170,11 +172,11 @@ mod tests {
             [(5, 1, "b:1"), (4, 1, "b:1"), (6, 1, "a:1"), (0, 1, "a:1"), (5, 6, "a:1")]
         {
             let mut cluster = cluster();
-            learn(&mut cluster, 7, "a:1", "b:1");
+            let _ = learn(&mut cluster, 7, "a:1", "b:1");
             let now = Instant::default() + Duration::from_secs(seconds);
             let changed = cluster.install(&topology(epoch), now);
             assert_eq!(owners(&cluster, [7]), [owner], "{epoch} {seconds}");
-            assert_eq!(changed, owner == "a:1");
+            assert_eq!(changed != OwnersChange::None, owner == "a:1");
             assert_eq!(cluster.is_ahead_of_topology(), owner == "b:1");
         }
     }
@@ -182,9 +184,9 @@ mod tests {
     #[test]
     fn nodes_that_name_each_other_in_a_circle_move_a_shard_once() {
         let mut cluster = cluster();
-        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), News::Shard);
-        assert_eq!(learn(&mut cluster, 7, "b:1", "c:1"), News::Slot);
-        assert_eq!(learn(&mut cluster, 7, "c:1", "a:1"), News::Slot);
+        assert_eq!(learn(&mut cluster, 7, "a:1", "b:1"), OwnersChange::Shards);
+        assert_eq!(learn(&mut cluster, 7, "b:1", "c:1"), OwnersChange::Slot);
+        assert_eq!(learn(&mut cluster, 7, "c:1", "a:1"), OwnersChange::Slot);
         assert_eq!(owners(&cluster, [7, 8]), ["a:1", "b:1"]);
     }
 }

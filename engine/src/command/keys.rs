@@ -167,6 +167,23 @@ fn push(index: usize, frame: &RequestFrame<'_>, out: &mut Vec<u32>) -> Result<()
     Ok(())
 }
 
+/// Where an `XREAD` or `XREADGROUP` says `BLOCK`, if it does, and not as the name of a group or
+/// stream.
+pub(crate) fn block_option(frame: &RequestFrame<'_>) -> Option<usize> {
+    let mut index = 1;
+    while let Some(option) = frame.arg(index) {
+        let is = |word: &[u8]| option.eq_ignore_ascii_case(word);
+        index += match () {
+            () if is(b"block") => return Some(index),
+            () if is(b"streams") => return None,
+            () if is(b"group") => 3,
+            () if is(b"claim") || is(b"count") => 2,
+            () => 1,
+        };
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,8 +17,10 @@ mod spec;
 mod support;
 #[rustfmt::skip] // One row per line.
 mod table;
+mod topic;
 
 pub use error::CommandError;
+pub(crate) use keys::block_option;
 pub use keys::{KeysError, keys};
 pub(crate) use lookup::read_again;
 pub use lookup::{Lookup, is_http, lookup};
@@ -27,6 +29,7 @@ pub use spec::{
 };
 pub(crate) use support::changes_without_keys;
 pub use support::{Local, Merge, Reason, Support, Verb};
+pub use topic::TopicKind;
 
 /// Every command and subcommand this proxy knows, each container followed by its subcommands.
 pub static COMMANDS: [CommandSpec; table::ROWS.len()] = support::decide(table::ROWS);

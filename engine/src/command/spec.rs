@@ -49,17 +49,11 @@ impl CommandSpec {
         self.flags.contains(Flags::READONLY)
     }
 
-    /// Where the key stands of a command that always goes as it is to the node that owns its only key, and
-    /// does nothing else; `None`: this is another one.
+    /// Where the only key stands, if the command always has one in the same place.
     #[inline]
-    pub(crate) const fn ordinary_key(&self) -> Option<usize> {
-        let special = Flags::ADMIN
-            .or(Flags::ALLOW_BUSY)
-            .or(Flags::BLOCKING)
-            .or(Flags::NO_MANDATORY_KEYS)
-            .or(Flags::NOSCRIPT);
-        match (self.support, self.key_shape) {
-            (Support::Forward, KeyShape::One(index)) if !self.flags.intersects(special) => {
+    pub(crate) const fn single_key(&self) -> Option<usize> {
+        match self.key_shape {
+            KeyShape::One(index) if !self.flags.contains(Flags::NO_MANDATORY_KEYS) => {
                 Some(index as usize)
             }
             _ => None,

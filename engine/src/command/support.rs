@@ -1,8 +1,7 @@
 //! What this proxy does with each command: the list written by hand.
 
-use crate::blocking::block_option;
-use crate::command::{CommandSpec, Flags};
-use crate::pubsub::TopicKind;
+use crate::command::keys::block_option;
+use crate::command::{CommandSpec, Flags, TopicKind};
 use crate::resp::RequestFrame;
 
 /// What the proxy does with a command.

@@ -15,6 +15,7 @@ pub use secret::Secret;
 use serde::Deserialize;
 
 use crate::cluster::Address;
+use crate::ids::ClusterId;
 use crate::resp;
 
 /// What the proxy does, checked.
@@ -139,10 +140,10 @@ pub struct Route {
     pub remove_prefix: bool,
     /// How the key is written anew.
     pub key_formatter: Option<KeyFormatter>,
-    /// Index into [`Config::clusters`].
-    pub cluster: usize,
-    /// Index of the cluster that answers reads instead, if another one does.
-    pub read_cluster: Option<usize>,
+    /// One of [`Config::clusters`].
+    pub cluster: ClusterId,
+    /// The cluster that answers reads instead, if another one does.
+    pub read_cluster: Option<ClusterId>,
     /// Which nodes answer reads; `None`: as [`Config::read_policy`] says.
     pub read_policy: Option<ReadPolicy>,
     /// Who gets a copy of each command.
@@ -152,8 +153,8 @@ pub struct Route {
 /// Somebody who gets a copy of commands and whose replies nobody reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Mirror {
-    /// Index into [`Config::clusters`].
-    pub cluster: usize,
+    /// One of [`Config::clusters`].
+    pub cluster: ClusterId,
     /// Only writes are copied.
     pub exclude_read_commands: bool,
     /// How many keys, or commands, are copied.
@@ -311,7 +312,7 @@ impl Route {
 
 impl Routes {
     /// Whether any route leads to the cluster, be it for reads or copies alone.
-    pub fn names(&self, cluster: usize) -> bool {
+    pub fn names(&self, cluster: ClusterId) -> bool {
         self.prefixes.iter().chain(&self.catch_all).any(|route| {
             route.cluster == cluster
                 || route.read_cluster == Some(cluster)

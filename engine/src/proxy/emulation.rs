@@ -7,21 +7,21 @@ use std::net::SocketAddr;
 use sha1_smol::Sha1;
 
 use super::Proxy;
-use super::client::write_text;
-use super::command::Command;
+use super::clients::write_text;
 use crate::cluster::Slot;
-use crate::command::{CommandSpec, Reason};
-use crate::config::ReadPolicy;
-use crate::request::{Owner, Part, State, SubRequestId, Way};
-use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
-use crate::session::SessionId;
-use crate::time::Instant;
+use crate::command::Reason;
+use crate::downstream::Caller;
+use crate::errors::{self, ErrorText};
+use crate::exchange::Command;
+use crate::flight::{Completion, Part, State};
+use crate::ids::PartId;
+use crate::resp::{Protocol, encode, parse_decimal};
+use crate::target::Target;
 
-const DISABLED: &str = "ERR This instance has cluster support disabled";
 const LAST_SLOT: i64 = 16_383;
 
 /// The one node, as clients see it.
-struct SelfPortrait {
+struct EmulatedNode {
     address: SocketAddr,
     /// 40 hexadecimal digits, the same for the same address.
     id: String,
@@ -31,101 +31,86 @@ impl Proxy {
     /// Whether it plays a cluster to its clients, so that it has to know where they connect to.
     #[must_use]
     pub fn emulates_a_cluster(&self) -> bool {
-        self.config.cluster_emulation
+        self.x.config.cluster_emulation
     }
 
     /// ASKING, READONLY and READWRITE: of no use where every slot is served.
-    pub(super) fn check_cluster_mode(&self) -> Result<(), String> {
-        if self.config.cluster_emulation { Ok(()) } else { Err(DISABLED.to_owned()) }
+    pub(super) fn check_cluster_mode(&self) -> Result<(), ErrorText> {
+        match self.x.config.cluster_emulation {
+            true => Ok(()),
+            false => Err(errors::CLUSTER_DISABLED.into()),
+        }
     }
 
     /// Any CLUSTER subcommand.
     pub(super) fn answer_cluster(
         &mut self,
-        id: SessionId,
-        spec: &'static CommandSpec,
-        frame: &RequestFrame<'_>,
-        len: usize,
-        now: Instant,
-    ) -> Result<(), String> {
+        caller: &Caller,
+        command: &Command<'_>,
+    ) -> Result<(), ErrorText> {
         self.check_cluster_mode()?;
-        let Some(session) = self.sessions.get(id) else { return Ok(()) };
-        let protocol = session.protocol;
-        let address =
-            session.local.ok_or("ERR the proxy does not know this connection's address")?;
-        let node = SelfPortrait::at(address);
-        let argument = frame.arg(2).unwrap_or_default();
-        match spec.name {
-            "cluster|slots" => self.answer(id, |out| node.write_slots(protocol, out)),
-            "cluster|shards" => self.answer(id, |out| node.write_shards(protocol, out)),
-            "cluster|nodes" => {
-                let text = node.line();
-                self.answer(id, |out| write_text(out, protocol, &text));
-            }
-            "cluster|info" => self.answer(id, |out| write_text(out, protocol, INFO)),
-            "cluster|myid" => self.answer(id, |out| encode::bulk(out, node.id.as_bytes())),
+        let (id, protocol, name) = (caller.id, caller.protocol, command.spec.name);
+        let local = self.x.downstream.profile(id).and_then(|profile| profile.local);
+        let node = EmulatedNode::at(local.ok_or(errors::UNKNOWN_ADDRESS)?);
+        let argument = command.frame.arg(2).unwrap_or_default();
+        let x = &mut self.x;
+        match name {
+            "cluster|slots" => x.answer(id, |out| node.write_slots(protocol, out)),
+            "cluster|shards" => x.answer(id, |out| node.write_shards(protocol, out)),
+            "cluster|nodes" => x.answer(id, |out| write_text(out, protocol, &node.line())),
+            "cluster|info" => x.answer(id, |out| write_text(out, protocol, INFO)),
+            "cluster|myid" => x.answer(id, |out| encode::bulk(out, node.id.as_bytes())),
             "cluster|myshardid" => {
                 let shard = Sha1::from(&node.id).digest().to_string();
-                self.answer(id, |out| encode::bulk(out, shard.as_bytes()));
+                x.answer(id, |out| encode::bulk(out, shard.as_bytes()));
             }
             "cluster|keyslot" => {
                 let slot = Slot::of(argument).number();
-                self.answer(id, |out| encode::integer(out, slot.into()));
+                x.answer(id, |out| encode::integer(out, slot.into()));
             }
-            "cluster|links" => self.answer(id, |out| encode::array_header(out, 0)),
+            "cluster|links" => x.answer(id, |out| encode::array_header(out, 0)),
             "cluster|replicas" | "cluster|slaves" => {
                 node.check_id(argument)?;
-                self.answer(id, |out| encode::array_header(out, 0));
+                x.answer(id, |out| encode::array_header(out, 0));
             }
             "cluster|count-failure-reports" => {
                 node.check_id(argument)?;
-                self.answer(id, |out| encode::integer(out, 0));
+                x.answer(id, |out| encode::integer(out, 0));
             }
             "cluster|countkeysinslot" | "cluster|getkeysinslot" => {
-                let number =
-                    parse_decimal(argument).ok_or("ERR value is not an integer or out of range")?;
+                let number = parse_decimal(argument).ok_or(errors::NOT_AN_INTEGER)?;
                 let slot = u16::try_from(number).ok().and_then(Slot::new);
-                let slot = slot.ok_or(match spec.name {
-                    "cluster|countkeysinslot" => "ERR Invalid slot",
-                    _ => "ERR Invalid slot or number of keys",
+                let slot = slot.ok_or(match name {
+                    "cluster|countkeysinslot" => errors::INVALID_SLOT,
+                    _ => errors::INVALID_SLOT_OR_COUNT,
                 })?;
-                self.ask_owner(id, slot, spec, frame, len, now);
+                self.ask_owner(caller, command, slot);
             }
-            _ => return Err(Reason::Topology.text().to_owned()),
+            _ => return Err(Reason::Topology.text().into()),
         }
         Ok(())
     }
 
     /// Sends a command about a slot to the node that has its keys.
-    fn ask_owner(
-        &mut self,
-        id: SessionId,
-        slot: Slot,
-        spec: &'static CommandSpec,
-        frame: &RequestFrame<'_>,
-        len: usize,
-        now: Instant,
-    ) {
-        let cluster = self.default_cluster;
-        let part = Part::new(cluster, Some(slot), ReadPolicy::Master);
-        let command = Command { len, ..Command::unit(spec, frame.bytes(), Way::Shared) };
-        let request = self.begin(Owner::Session(id), &command, State::Whole(part), now);
-        if let Some(request) = request {
-            self.send(SubRequestId { request, part: 0 }, frame.bytes(), now);
+    fn ask_owner(&mut self, caller: &Caller, command: &Command<'_>, slot: Slot) {
+        let part = Part::new(self.x.default_cluster(), Target::Owner(slot));
+        let state = State::Whole(part);
+        if let Some(id) = self.x.begin(caller, command, state, Completion::Deliver) {
+            self.x.send(PartId::whole(id), command.frame.bytes());
         }
     }
 }
 
-impl SelfPortrait {
+impl EmulatedNode {
     fn at(address: SocketAddr) -> Self {
         Self { address, id: Sha1::from(address.to_string()).digest().to_string() }
     }
 
-    fn check_id(&self, id: &[u8]) -> Result<(), String> {
+    fn check_id(&self, id: &[u8]) -> Result<(), ErrorText> {
         if self.id.as_bytes().eq_ignore_ascii_case(id) {
             return Ok(());
         }
-        Err(format!("ERR Unknown node {}", String::from_utf8_lossy(id)))
+        Err(format!("ERR Unknown node {}", String::from_utf8_lossy(id)).into())
     }
 
     fn write_slots(&self, protocol: Protocol, out: &mut Vec<u8>) {

@@ -1,21 +1,17 @@
 //! Commands that the proxy answers itself, as a standalone redis-server 7.0 would.
 
 use super::Proxy;
-use super::client::switch;
+use super::clients::switch;
 use crate::auth::{check_password, check_user};
-use crate::command::{CommandSpec, Local};
+use crate::command::{self, Local, Lookup, Support};
 use crate::config::User;
-use crate::identity::Greeting;
-use crate::request::{Owner, Request, RequestId, State, SubRequestId};
-use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
-use crate::session::{Session, SessionId};
-use crate::time::Instant;
-
-/// Redis' words for a HELLO that should have had AUTH.
-pub(super) const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, \
-                            otherwise the HELLO <proto> AUTH <user> <pass> option can be used to \
-                            authenticate the client and select the RESP protocol version at the \
-                            same time";
+use crate::downstream::Caller;
+use crate::errors::{self, ErrorText};
+use crate::exchange::Command;
+use crate::features::identities::{Greeting, Selected};
+use crate::flight::{Completion, State};
+use crate::ids::SessionId;
+use crate::resp::{Protocol, RequestFrame, RequestParser, encode, parse_decimal};
 
 /// What a HELLO asks for, once it has been found in order.
 #[derive(Debug, Default)]
@@ -27,214 +23,222 @@ struct Hello<'a> {
 }
 
 impl Proxy {
-    pub(super) fn answer_locally(
-        &mut self,
-        id: SessionId,
-        local: Local,
-        spec: &'static CommandSpec,
-        frame: &RequestFrame<'_>,
-        len: usize,
-        now: Instant,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let protocol = session.protocol;
+    pub(super) fn answer_locally(&mut self, caller: &Caller, command: &Command<'_>, local: Local) {
+        let (id, frame) = (caller.id, &command.frame);
         let first = frame.arg(1).unwrap_or_default();
-        let result: Result<(), String> = match local {
-            Local::Auth if self.config.auth_passthrough => self.claim_user(id, spec, frame, now),
-            Local::Auth => match authenticate(&self.config.users, frame) {
-                Ok(()) => {
-                    session.authenticated = true;
-                    session.user.clear();
-                    if frame.len() == 3 {
-                        session.user.extend_from_slice(first);
-                    }
-                    self.answer_ok(id);
-                    Ok(())
-                }
-                Err(error) => Err(error.to_owned()),
-            },
+        let second = frame.arg(2).unwrap_or_default();
+        let result: Result<Answer, ErrorText> = match local {
+            Local::Auth if self.x.config.auth_passthrough => {
+                let claimed = self.identities.claim_user(&mut self.x, caller, command);
+                claimed.map(|()| Answer::Given)
+            }
+            Local::Auth => {
+                authenticate(&self.x.config.users, frame).map_err(Into::into).map(|()| {
+                    let user = if frame.len() == 3 { first } else { b"" };
+                    self.x.downstream.authenticate(id, Some(user));
+                    Answer::Ok
+                })
+            }
             Local::AclWhoami => {
-                let user = session.user().to_vec();
-                self.answer(id, |out| encode::bulk(out, &user));
-                Ok(())
+                let user = self.x.downstream.profile(id).map(|profile| profile.user().to_vec());
+                self.x.answer(id, |out| encode::bulk(out, &user.unwrap_or_default()));
+                Ok(Answer::Given)
             }
-            Local::ClientCapa => {
-                self.answer_ok(id);
-                Ok(())
-            }
+            Local::ClientCapa => Ok(Answer::Ok),
             Local::ClientGetname => {
-                let name = session.name.clone();
-                self.answer(id, |out| match name.is_empty() {
-                    true => encode::null(out, protocol),
+                let name = self.x.downstream.profile(id).map(|profile| profile.name.clone());
+                let name = name.unwrap_or_default();
+                self.x.answer(id, |out| match name.is_empty() {
+                    true => encode::null(out, caller.protocol),
                     false => encode::bulk(out, &name),
                 });
-                Ok(())
+                Ok(Answer::Given)
             }
-            Local::ClientCaching => self.client_caching(id, frame.arg(2).unwrap_or_default()),
+            Local::ClientCaching => self.tracking.caching(id, second).map(|()| Answer::Ok),
             Local::ClientGetredir => {
-                let tracking = session.tracking.as_ref();
-                let redirect = tracking.map_or(-1, |tracking| tracking.redirect_id());
-                self.answer(id, |out| encode::integer(out, redirect));
-                Ok(())
+                let redirect = self.tracking.redirect_id(id);
+                self.x.answer(id, |out| encode::integer(out, redirect));
+                Ok(Answer::Given)
             }
             Local::ClientId => {
-                let client_id = i64::try_from(session.client_id).unwrap_or(i64::MAX);
-                self.answer(id, |out| encode::integer(out, client_id));
-                Ok(())
+                let client_id = self.client_id(id);
+                self.x.answer(id, |out| encode::integer(out, client_id));
+                Ok(Answer::Given)
             }
             Local::ClientInfo => {
-                self.client_info(id);
-                Ok(())
+                self.client_info(caller);
+                Ok(Answer::Given)
             }
-            Local::ClientKill => self.client_kill(id, frame),
-            Local::ClientList => self.client_list(id, frame),
-            Local::ClientReply => self.client_reply(id, frame),
+            Local::ClientKill => self.client_kill(caller, frame).map(|()| Answer::Given),
+            Local::ClientList => self.client_list(caller, frame).map(|()| Answer::Given),
+            Local::ClientReply => self.client_reply(caller, frame).map(|()| Answer::Given),
             Local::ClientNoEvict => switch(frame).map(|on| {
-                if let Some(session) = self.sessions.get_mut(id) {
-                    session.no_evict = on;
+                if let Some(profile) = self.x.downstream.profile_mut(id) {
+                    profile.no_evict = on;
                 }
-                self.answer_ok(id);
+                Answer::Ok
             }),
-            Local::ClientNoTouch => switch(frame).map(|_| self.answer_ok(id)),
+            Local::ClientNoTouch => switch(frame).map(|_| Answer::Ok),
             Local::ClientTrackinginfo => {
-                self.client_trackinginfo(id);
-                Ok(())
+                let tracking = &self.tracking;
+                self.x.answer(id, |out| tracking.write_info(id, caller.protocol, out));
+                Ok(Answer::Given)
             }
-            Local::Cluster => self.answer_cluster(id, spec, frame, len, now),
-            Local::ClusterMode => self.check_cluster_mode().map(|()| self.answer_ok(id)),
-            Local::ClientSetinfo => check_info(frame).map(|()| self.answer_ok(id)),
-            Local::ClientSetname => {
-                session.set_name(frame.arg(2).unwrap_or_default()).map(|()| self.answer_ok(id))
-            }
+            Local::Cluster => self.answer_cluster(caller, command).map(|()| Answer::Given),
+            Local::ClusterMode => self.check_cluster_mode().map(|()| Answer::Ok),
+            Local::ClientSetinfo => check_info(frame).map(|()| Answer::Ok),
+            Local::ClientSetname => check_name(second).map(|()| {
+                if let Some(profile) = self.x.downstream.profile_mut(id) {
+                    profile.name = second.to_vec();
+                }
+                Answer::Ok
+            }),
             Local::Echo => {
-                self.answer(id, |out| encode::bulk(out, first));
-                Ok(())
+                self.x.answer(id, |out| encode::bulk(out, first));
+                Ok(Answer::Given)
             }
-            Local::Hello => return self.answer_hello(id, spec, frame, len, now),
+            Local::Hello => {
+                return self.answer_hello(caller, command);
+            }
             Local::Ping => match frame.len() {
                 1 => {
-                    self.answer(id, |out| encode::simple(out, b"PONG"));
-                    Ok(())
+                    self.x.answer(id, |out| encode::simple(out, b"PONG"));
+                    Ok(Answer::Given)
                 }
                 2 => {
-                    self.answer(id, |out| encode::bulk(out, first));
-                    Ok(())
+                    self.x.answer(id, |out| encode::bulk(out, first));
+                    Ok(Answer::Given)
                 }
-                _ => Err("ERR wrong number of arguments for 'ping' command".to_owned()),
+                _ => Err(errors::PING_ARITY.into()),
             },
             Local::Quit => {
-                self.answer_ok(id);
-                self.close_after_replies(id);
-                Ok(())
+                self.x.answer(id, |out| encode::simple(out, b"OK"));
+                self.x.close_after_replies(id);
+                Ok(Answer::Given)
             }
             Local::Reset => {
-                session.reset(self.config.users.is_empty());
-                let subscribed = std::mem::take(&mut session.subscribed);
-                self.discard(id);
-                self.stop_tracking(id);
-                self.change_identity(id, self.stranger);
-                self.drop_subscriptions(id, subscribed);
-                self.answer(id, |out| encode::simple(out, b"RESET"));
-                Ok(())
+                self.reset(id);
+                Ok(Answer::Given)
             }
             Local::Role => {
-                self.answer(id, |out| {
+                self.x.answer(id, |out| {
                     // A primary that has written nothing for a replica, and has none.
                     encode::array_header(out, 3);
                     encode::bulk(out, b"master");
                     encode::integer(out, 0);
                     encode::array_header(out, 0);
                 });
-                Ok(())
+                Ok(Answer::Given)
             }
-            Local::Select => self.select(id, spec, frame, now),
+            Local::Select => {
+                let selected = self.identities.select(&mut self.x, caller, command);
+                selected.map(|selected| match selected {
+                    Selected::Current => Answer::Ok,
+                    Selected::Configured => {
+                        self.change_identity(id, None);
+                        Answer::Ok
+                    }
+                    Selected::Asked => Answer::Given,
+                })
+            }
         };
-        if let Err(text) = result {
-            self.answer(id, |out| encode::error(out, text.as_bytes()));
+        match result {
+            Ok(Answer::Given) => {}
+            Ok(Answer::Ok) => self.x.answer(id, |out| encode::simple(out, b"OK")),
+            Err(text) => self.x.answer(id, |out| encode::error(out, text.as_bytes())),
         }
     }
 
-    /// Answers a HELLO that had to wait for the version of Redis.
-    pub(super) fn finish_hello(&mut self, id: RequestId, now: Instant) {
-        let Some(request) = self.requests.get(id) else { return };
-        let (State::Hello(cluster), Some(session)) = (&request.state, request.session()) else {
-            return;
-        };
-        let (cluster, protocol) = (*cluster, request.protocol);
-        if !self.clusters.get(cluster).is_some_and(|cluster| cluster.is_known()) {
-            return self.hold(SubRequestId { request: id, part: 0 }, &[], now);
+    /// The proxy's own reply to a command of a transaction.
+    pub(super) fn capture(&mut self, caller: &Caller, bytes: &[u8]) -> Vec<u8> {
+        let mut parser = RequestParser::new();
+        self.x.start_capture();
+        if let Some((Lookup::Known(spec), frame, len)) = command::read_again(&mut parser, bytes)
+            && let Support::Local(local) = spec.support_for(&frame)
+        {
+            self.answer_locally(caller, &Command::new(spec, frame, len), local);
         }
-        let mut reply = self.buffers.take();
-        self.write_hello(session, protocol, &mut reply);
-        self.deliver(id, &reply);
-        self.buffers.recycle(reply);
+        self.x.take_captured()
+    }
+
+    /// `RESET`: a client as it came, under its id.
+    fn reset(&mut self, id: SessionId) {
+        self.x.downstream.reset(id, self.x.config.users.is_empty());
+        self.transactions.discard(&mut self.x, id);
+        self.tracking.stop(&mut self.x, id);
+        self.change_identity(id, self.identities.initial());
+        self.pubsub.drop_client(&mut self.x, id);
+        self.x.answer(id, |out| encode::simple(out, b"RESET"));
     }
 
     /// HELLO reports the version of the server, which is that of the nodes: it waits until one
     /// has told.
-    fn answer_hello(
-        &mut self,
-        id: SessionId,
-        spec: &'static CommandSpec,
-        frame: &RequestFrame<'_>,
-        len: usize,
-        now: Instant,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let users = (!self.config.auth_passthrough).then_some(&self.config.users[..]);
-        let hello = match Hello::parse(users, session.authenticated, frame) {
+    fn answer_hello(&mut self, caller: &Caller, command: &Command<'_>) {
+        let config = &self.x.config;
+        let users = (!config.auth_passthrough).then_some(&config.users[..]);
+        let hello = match Hello::parse(users, caller.authenticated, &command.frame) {
             Ok(hello) => hello,
-            Err(text) => return self.answer(id, |out| encode::error(out, text.as_bytes())),
-        };
-        let protocol = hello.protocol.unwrap_or(session.protocol);
-        let greeting = Greeting { protocol, name: hello.name.map(<[u8]>::to_vec) };
-        let is_stranger = self.stranger.is_some() && session.identity == self.stranger;
-        if users.is_none() && (hello.user.is_some() || is_stranger) {
-            return self.claim_hello(id, hello.user, greeting, spec, now);
-        }
-        session.authenticated = true;
-        if let Some((user, _)) = hello.user {
-            session.user = user.to_vec();
-        }
-        self.greet(id, greeting);
-        let cluster = self.default_cluster;
-        if self.clusters.get(cluster).is_some_and(|cluster| cluster.is_known()) {
-            let mut reply = self.buffers.take();
-            self.write_hello(id, protocol, &mut reply);
-            self.answer(id, |out| out.extend_from_slice(&reply));
-            self.buffers.recycle(reply);
-        } else {
-            let owner = Owner::Session(id);
-            let mut request = Request::new(owner, protocol, len, State::Hello(cluster));
-            request.silent = self.sessions.get(id).is_some_and(|session| session.silent);
-            let request = self.requests.insert_waiting(request, now + self.config.op_timeout);
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.note_pending(request, len);
+            Err(text) => {
+                return self.x.answer(caller.id, |out| encode::error(out, text.as_bytes()));
             }
-            self.hold(SubRequestId { request, part: 0 }, &[], now);
+        };
+        let has_users = users.is_some();
+        let protocol = hello.protocol.unwrap_or(caller.protocol);
+        let greeting = Greeting { protocol, name: hello.name.map(<[u8]>::to_vec) };
+        if !has_users && (hello.user.is_some() || self.identities.is_unknown(caller)) {
+            let Self { x, identities, .. } = self;
+            return identities.claim_hello(x, caller, hello.user, greeting, command);
+        }
+        self.x.downstream.authenticate(caller.id, hello.user.map(|(user, _)| user));
+        self.greet(caller.id, greeting);
+        let cluster = self.x.default_cluster();
+        if self.x.upstream.is_known(cluster) {
+            let mut reply = Vec::new();
+            self.write_hello(caller.id, protocol, &mut reply);
+            return self.x.answer(caller.id, |out| out.extend_from_slice(&reply));
+        }
+        let caller = Caller { protocol, ..*caller };
+        let state = State::Own(cluster);
+        if let Some(id) = self.x.begin(&caller, command, state, Completion::Deliver) {
+            self.x.flight.drop_tally(id);
+            self.hellos.push(id);
+        }
+    }
+
+    /// Answers the HELLO commands that have waited for the version of Redis.
+    pub(super) fn finish_hellos(&mut self) {
+        if self.hellos.is_empty() || !self.x.upstream.is_known(self.x.default_cluster()) {
+            return;
+        }
+        for id in std::mem::take(&mut self.hellos) {
+            let Some(request) = self.x.flight.waiting(id) else { continue };
+            let (client, protocol) = (request.client(), request.protocol);
+            let mut reply = Vec::new();
+            if let Some(client) = client {
+                self.write_hello(client, protocol, &mut reply);
+            }
+            self.x.deliver(id, &reply);
         }
     }
 
     /// Does what a HELLO asks for beside its reply.
     pub(super) fn greet(&mut self, id: SessionId, Greeting { protocol, name }: Greeting) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let before = std::mem::replace(&mut session.protocol, protocol);
-        if let Some(name) = name {
-            session.name = name;
+        let before = self.x.downstream.set_protocol(id, protocol);
+        if let (Some(name), Some(profile)) = (name, self.x.downstream.profile_mut(id)) {
+            profile.name = name;
         }
-        if protocol != before {
-            self.restart_tracking(id);
+        if before.is_some_and(|before| before != protocol) {
+            self.tracking.restart(&mut self.x, id);
         }
     }
 
     pub(super) fn write_hello(&self, id: SessionId, protocol: Protocol, out: &mut Vec<u8>) {
         /// Reported for servers that do not know HELLO and so do not tell their version.
         const BEFORE_HELLO: &[u8] = b"5.0.0";
-        let version = match self.clusters.get(self.default_cluster) {
-            Some(cluster) if !cluster.server_version.is_empty() => &cluster.server_version[..],
-            _ => BEFORE_HELLO,
+        let version = match self.x.upstream.server_version(self.x.default_cluster()) {
+            b"" => BEFORE_HELLO,
+            version => version,
         };
-        let client_id = self.sessions.get(id).map_or(0, |session| session.client_id);
         encode::map_header(out, protocol, 7);
         encode::bulk(out, b"server");
         encode::bulk(out, b"redis");
@@ -243,29 +247,28 @@ impl Proxy {
         encode::bulk(out, b"proto");
         encode::integer(out, if protocol == Protocol::Resp3 { 3 } else { 2 });
         encode::bulk(out, b"id");
-        encode::integer(out, i64::try_from(client_id).unwrap_or(i64::MAX));
+        encode::integer(out, self.client_id(id));
         encode::bulk(out, b"mode");
-        encode::bulk(
-            out,
-            if self.config.cluster_emulation { &b"cluster"[..] } else { b"standalone" },
-        );
+        let mode = if self.x.config.cluster_emulation { "cluster" } else { "standalone" };
+        encode::bulk(out, mode.as_bytes());
         encode::bulk(out, b"role");
         encode::bulk(out, b"master");
         encode::bulk(out, b"modules");
         encode::array_header(out, 0);
     }
 
-    fn answer_ok(&mut self, id: SessionId) {
-        self.answer(id, |out| encode::simple(out, b"OK"));
+    fn client_id(&self, id: SessionId) -> i64 {
+        let client_id = self.x.downstream.profile(id).map_or(0, |profile| profile.client_id);
+        i64::try_from(client_id).unwrap_or(i64::MAX)
     }
 }
 
-impl Session {
-    fn set_name(&mut self, name: &[u8]) -> Result<(), String> {
-        check_name(name)?;
-        self.name = name.to_vec();
-        Ok(())
-    }
+/// What is still to be answered.
+enum Answer {
+    /// OK.
+    Ok,
+    /// Nothing: it has been answered, or will be.
+    Given,
 }
 
 impl<'a> Hello<'a> {
@@ -276,22 +279,22 @@ impl<'a> Hello<'a> {
         users: Option<&[User]>,
         mut authenticated: bool,
         frame: &RequestFrame<'a>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ErrorText> {
         let mut hello = Self::default();
         let mut args = frame.args().skip(1);
         let Some(version) = args.next() else {
-            return if authenticated { Ok(hello) } else { Err(HELLO_NOAUTH.to_owned()) };
+            return if authenticated { Ok(hello) } else { Err(errors::HELLO_NOAUTH.into()) };
         };
-        let version = parse_decimal(version)
-            .ok_or("ERR Protocol version is not an integer or out of range")?;
+        let version = parse_decimal(version).ok_or(errors::NO_PROTOCOL_VERSION)?;
         hello.protocol = Some(match version {
             2 => Protocol::Resp2,
             3 => Protocol::Resp3,
-            _ => return Err("NOPROTO unsupported protocol version".to_owned()),
+            _ => return Err(errors::NOPROTO.into()),
         });
         while let Some(option) = args.next() {
             let syntax_error = || {
-                format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option))
+                let option = String::from_utf8_lossy(option);
+                ErrorText::from(format!("ERR Syntax error in HELLO option '{option}'"))
             };
             if option.eq_ignore_ascii_case(b"AUTH") {
                 let user = args.next().ok_or_else(syntax_error)?;
@@ -310,7 +313,7 @@ impl<'a> Hello<'a> {
             }
         }
         if !authenticated {
-            return Err(HELLO_NOAUTH.to_owned());
+            return Err(errors::HELLO_NOAUTH.into());
         }
         Ok(hello)
     }
@@ -321,31 +324,32 @@ fn authenticate(users: &[User], frame: &RequestFrame<'_>) -> Result<(), &'static
     match (frame.arg(1), frame.arg(2), frame.len()) {
         (Some(password), None, _) => check_password(users, password),
         (Some(user), Some(password), 3) => check_user(users, user, password),
-        _ => Err("ERR syntax error"),
+        _ => Err(errors::SYNTAX),
     }
 }
 
-fn check_name(name: &[u8]) -> Result<(), String> {
+fn check_name(name: &[u8]) -> Result<(), ErrorText> {
     if name.iter().all(u8::is_ascii_graphic) {
         return Ok(());
     }
-    Err("ERR Client names cannot contain spaces, newlines or special characters.".to_owned())
+    Err(errors::INVALID_CLIENT_NAME.into())
 }
 
 /// CLIENT SETINFO as redis-server 7.2 takes it; the attributes concern nobody here.
-fn check_info(frame: &RequestFrame<'_>) -> Result<(), String> {
+fn check_info(frame: &RequestFrame<'_>) -> Result<(), ErrorText> {
     let attribute = frame.arg(2).unwrap_or_default();
     let value = frame.arg(3).unwrap_or_default();
     let lower = attribute.to_ascii_lowercase();
     if lower != b"lib-name" && lower != b"lib-ver" {
         let attribute = String::from_utf8_lossy(attribute);
-        return Err(format!("ERR Unrecognized option '{attribute}'"));
+        return Err(format!("ERR Unrecognized option '{attribute}'").into());
     }
     if !value.iter().all(u8::is_ascii_graphic) {
         let attribute = String::from_utf8_lossy(&lower).into_owned();
         return Err(format!(
             "ERR {attribute} cannot contain spaces, newlines or special characters."
-        ));
+        )
+        .into());
     }
     Ok(())
 }

@@ -4,80 +4,55 @@
 //! answers both: the one that waits and the one that asks.
 
 use super::Proxy;
-use super::command::Command;
-use crate::cluster::NodeIndex;
 use crate::command::Merge;
-use crate::config::ReadPolicy;
-use crate::request::{Leave, Owner, Part, State, SubRequestId};
+use crate::downstream::Caller;
+use crate::errors::{self, ErrorText};
+use crate::exchange::Command;
+use crate::flight::{Completion, Part, Split, State};
+use crate::ids::{ClusterId, NodeIndex, PartId};
 use crate::resp::{RequestFrame, encode, parse_decimal};
-use crate::session::SessionId;
-use crate::split::Split;
-use crate::time::Instant;
-use crate::upstream::Purpose;
-
-/// A connection on which a node keeps a command waiting.
-struct Blocked {
-    cluster: usize,
-    node: NodeIndex,
-    /// What the node calls the connection.
-    node_id: i64,
-}
+use crate::target::{SendMode, Target};
 
 impl Proxy {
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`
-    pub(super) fn client_unblock(&mut self, id: SessionId, command: &Command<'_>, now: Instant) {
-        let blocked = match read(&command.frame) {
-            Ok((client_id, _)) => self.blocked(id, client_id),
-            Err(text) => {
-                self.stats.fail(command.spec);
-                return self.answer(id, |out| encode::error(out, text.as_bytes()));
-            }
+    pub(super) fn client_unblock(&mut self, caller: &Caller, command: &Command<'_>) {
+        let (client_id, reason) = match read(&command.frame) {
+            Ok(read) => read,
+            Err(text) => return self.x.answer_failure(caller, command, &text.to_string()),
         };
-        if blocked.is_empty() {
-            self.stats.finish_at_once(command.spec, true);
-            return self.answer(id, |out| encode::integer(out, 0));
+        let waits = self.waits_of(caller, client_id);
+        if waits.is_empty() {
+            self.x.downstream.stats_mut().finish_at_once(command.spec, true);
+            return self.x.answer(caller.id, |out| encode::integer(out, 0));
         }
-        let parts =
-            blocked.iter().map(|blocked| Part::new(blocked.cluster, None, ReadPolicy::Master));
+        let parts = waits.iter().map(|(cluster, node, _)| Part::new(*cluster, Target::Node(*node)));
         // Several nodes keep a WAIT waiting, and each is asked.
         let state = State::Split(Box::new(Split::whole(Merge::First, 0, parts)));
-        let Some(request) = self.begin(Owner::Session(id), command, state, now) else { return };
-        let mut unblock = self.buffers.take();
-        for (part, blocked) in (0..).zip(blocked) {
-            unblock.clear();
-            write_command(&command.frame, blocked.node_id, &mut unblock);
-            let sub_request = SubRequestId { request, part };
-            self.send_to(blocked.node, sub_request, &unblock, Leave::Owner, now);
+        let Some(request) = self.x.begin(caller, command, state, Completion::Deliver) else {
+            return;
+        };
+        for (part, (_, node, node_id)) in (0..).zip(waits) {
+            let mut unblock = Vec::new();
+            let node_id = node_id.to_string();
+            encode::command(&mut unblock, &[b"CLIENT", b"UNBLOCK", node_id.as_bytes(), reason]);
+            self.x.send_to(node, PartId { request, part }, &unblock, SendMode::Plain);
         }
-        self.buffers.recycle(unblock);
     }
 
-    /// Where nodes keep a command of this client waiting.
-    fn blocked(&self, id: SessionId, client_id: i64) -> Vec<Blocked> {
-        let mut sessions = self.fellows(id).map(|(_, session)| session);
-        let session = sessions.find(|session| i64::try_from(session.client_id) == Ok(client_id));
-        let own = session.into_iter().flat_map(|session| &session.dedicated);
-        let waiting = own.filter_map(|own| self.connections.get(*own));
-        let waiting = waiting.filter(|connection| self.is_blocked(connection));
-        let blocked = waiting.filter_map(|connection| {
-            let Purpose::Dedicated(node, _) = connection.purpose else { return None };
-            Some(Blocked { cluster: connection.cluster, node, node_id: connection.node_id? })
-        });
-        blocked.collect()
+    /// Where nodes keep a command of this client waiting, with what they call the connections.
+    fn waits_of(&self, caller: &Caller, client_id: i64) -> Vec<(ClusterId, NodeIndex, i64)> {
+        let mut clients = self.x.visible_to(caller.id);
+        let found = clients.find(|(_, profile)| i64::try_from(profile.client_id) == Ok(client_id));
+        found.map(|(id, _)| self.x.upstream.waits_of(id)).unwrap_or_default()
     }
 }
 
 /// The client's id, and the reason; errors are redis-server's.
-fn read<'a>(frame: &RequestFrame<'a>) -> Result<(i64, &'a [u8]), &'static str> {
+fn read<'a>(frame: &RequestFrame<'a>) -> Result<(i64, &'a [u8]), ErrorText> {
     let reason = frame.arg(3).unwrap_or(b"TIMEOUT");
     if !reason.eq_ignore_ascii_case(b"TIMEOUT") && !reason.eq_ignore_ascii_case(b"ERROR") {
-        return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+        return Err(errors::UNBLOCK_REASON.into());
     }
     let client_id = parse_decimal(frame.arg(2).unwrap_or_default());
-    Ok((client_id.ok_or("ERR value is not an integer or out of range")?, reason))
-}
-
-fn write_command(frame: &RequestFrame<'_>, node_id: i64, out: &mut Vec<u8>) {
-    let Ok((_, reason)) = read(frame) else { return };
-    encode::command(out, &[b"CLIENT", b"UNBLOCK", node_id.to_string().as_bytes(), reason]);
+    Ok((client_id.ok_or(errors::NOT_AN_INTEGER)?, reason))
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::commands::{CommandStats, Commands};
-use super::{DownstreamCounters, Recorder, UpstreamCounters};
+use super::{ClientStats, DownstreamCounters, NodeStats, UpstreamCounters};
 use crate::cluster::Address;
+use crate::ids::ClusterId;
 
 /// Nodes of one cluster with gauges of their own: the host never forgets a metric, so nodes beyond
 /// so many, gone ones included, are counted in their cluster's gauges only.
@@ -172,33 +173,42 @@ pub fn documented() -> Vec<(String, MetricKind)> {
     names.collect()
 }
 
-impl Recorder {
-    pub(crate) fn set_downstream_gauges(&mut self, gauges: DownstreamGauges) {
-        self.downstream_gauges = gauges;
+impl ClientStats {
+    pub(crate) fn set_gauges(&mut self, gauges: DownstreamGauges) {
+        self.gauges = gauges;
     }
+}
 
+impl NodeStats {
     /// Sets a cluster's gauges, and those of its nodes to zero until [`Self::node_gauges`] is asked
     /// for them.
-    pub(crate) fn set_cluster_gauges(&mut self, cluster: usize, gauges: ClusterGauges) {
-        let Some(cluster) = self.clusters.get_mut(cluster) else { return };
+    pub(crate) fn set_cluster_gauges(&mut self, cluster: ClusterId, gauges: ClusterGauges) {
+        let Some(cluster) = self.clusters.get_mut(cluster.position()) else { return };
         cluster.gauges = gauges;
         for node in cluster.nodes.by_address.values_mut() {
             node.gauges = NodeGauges::default();
         }
     }
 
-    /// The gauges of the cluster of this index.
-    pub(crate) fn cluster_gauges(&mut self, cluster: usize) -> Option<&mut ClusterGauges> {
-        self.clusters.get_mut(cluster).map(|cluster| &mut cluster.gauges)
+    /// Sets all gauges to zero.
+    pub(crate) fn clear_gauges(&mut self) {
+        for cluster in (0..self.clusters.len()).map(ClusterId::new) {
+            self.set_cluster_gauges(cluster, ClusterGauges::default());
+        }
+    }
+
+    /// The gauges of a cluster.
+    pub(crate) fn cluster_gauges(&mut self, cluster: ClusterId) -> Option<&mut ClusterGauges> {
+        self.clusters.get_mut(cluster.position()).map(|cluster| &mut cluster.gauges)
     }
 
     /// The gauges of a node; `None` if too many nodes have some already.
     pub(crate) fn node_gauges(
         &mut self,
-        cluster: usize,
+        cluster: ClusterId,
         address: &Address,
     ) -> Option<&mut NodeGauges> {
-        let nodes = &mut self.clusters.get_mut(cluster)?.nodes.by_address;
+        let nodes = &mut self.clusters.get_mut(cluster.position())?.nodes.by_address;
         if !nodes.contains_key(address) {
             let number = nodes.len();
             if number >= NODES {
@@ -209,45 +219,43 @@ impl Recorder {
         }
         nodes.get_mut(address).map(|node| &mut node.gauges)
     }
+}
 
-    /// Offers every change since it was last taken to `take`, which says whether it took it. One
-    /// that it did not take comes again with the next report.
-    pub(crate) fn report<'a>(
-        &mut self,
-        stat_prefix: &'a str,
-        names: impl Iterator<Item = &'a str>,
-        take: impl FnMut(&Metric<'_>, Change) -> bool,
-    ) {
-        self.report_at = None;
-        let mut offer = Offer { stat_prefix, take, refused: false };
-        let Self { downstream, downstream_gauges, downstream_reported, .. } = self;
-        let (scope, path) = (Scope::Downstream, Path::Downstream);
-        let counters = &DownstreamCounters::NAMES;
-        offer.counters(scope, path, counters, &downstream.values(), downstream_reported);
-        let (gauges, base) = (DownstreamGauges::NAMES, counters.len());
-        offer.gauges(scope, path, gauges, &downstream_gauges.values(), base, downstream_reported);
-        offer.commands(&mut self.commands, &COMMAND_NAMES, |number, name| {
-            (Scope::Command(number), Path::Command(name))
+/// Offers every change since it was last taken to `take`, which says whether it took it. One that it
+/// did not take comes again with the next report. Returns whether all were taken.
+pub(crate) fn report<'a>(
+    clients: &mut ClientStats,
+    nodes: &mut NodeStats,
+    stat_prefix: &'a str,
+    names: impl Iterator<Item = &'a str>,
+    take: impl FnMut(&Metric<'_>, Change) -> bool,
+) -> bool {
+    let mut offer = Offer { stat_prefix, take, refused: false };
+    let ClientStats { counters, gauges, reported, commands, .. } = clients;
+    let (scope, path) = (Scope::Downstream, Path::Downstream);
+    let names_of_counters = &DownstreamCounters::NAMES;
+    offer.counters(scope, path, names_of_counters, &counters.values(), reported);
+    let base = names_of_counters.len();
+    offer.gauges(scope, path, DownstreamGauges::NAMES, &gauges.values(), base, reported);
+    offer.commands(commands, &COMMAND_NAMES, |number, name| {
+        (Scope::Command(number), Path::Command(name))
+    });
+    for ((index, cluster), name) in (0..).zip(&mut nodes.clusters).zip(names) {
+        let (scope, path) = (Scope::Cluster(index), Path::Cluster(name));
+        let (counters, reported) = (&UpstreamCounters::NAMES, &mut cluster.reported);
+        offer.counters(scope, path, counters, &cluster.counters.values(), reported);
+        let (gauges, base) = (ClusterGauges::NAMES, counters.len());
+        offer.gauges(scope, path, gauges, &cluster.gauges.values(), base, reported);
+        offer.commands(&mut cluster.commands, &UPSTREAM_COMMAND_NAMES, |number, command| {
+            (Scope::UpstreamCommand(index, number), Path::UpstreamCommand(name, command))
         });
-        for ((index, cluster), name) in (0..).zip(&mut self.clusters).zip(names) {
-            let (scope, path) = (Scope::Cluster(index), Path::Cluster(name));
-            let (counters, reported) = (&UpstreamCounters::NAMES, &mut cluster.reported);
-            offer.counters(scope, path, counters, &cluster.counters.values(), reported);
-            let (gauges, base) = (ClusterGauges::NAMES, counters.len());
-            offer.gauges(scope, path, gauges, &cluster.gauges.values(), base, reported);
-            offer.commands(&mut cluster.commands, &UPSTREAM_COMMAND_NAMES, |number, command| {
-                (Scope::UpstreamCommand(index, number), Path::UpstreamCommand(name, command))
-            });
-            for (address, node) in &mut cluster.nodes.by_address {
-                let (scope, path) = (Scope::Node(index, node.number), Path::Node(name, address));
-                let (gauges, values) = (NodeGauges::NAMES, node.gauges.values());
-                offer.gauges(scope, path, gauges, &values, 0, &mut node.reported);
-            }
-        }
-        if offer.refused {
-            self.touch();
+        for (address, node) in &mut cluster.nodes.by_address {
+            let (scope, path) = (Scope::Node(index, node.number), Path::Node(name, address));
+            let (gauges, values) = (NodeGauges::NAMES, node.gauges.values());
+            offer.gauges(scope, path, gauges, &values, 0, &mut node.reported);
         }
     }
+    !offer.refused
 }
 
 /// Offers changes to whoever takes them.

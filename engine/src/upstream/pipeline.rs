@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::request::SubRequestId;
+use crate::ids::PartId;
+use crate::stats::Tally;
 
 /// The FIFO of one upstream connection, together with the bytes it has sent.
 ///
@@ -35,7 +36,9 @@ struct Sent {
     /// Length of the command in the window.
     len: usize,
     /// Replies that are still to come: one, but for a transaction.
-    replies: usize,
+    replies: u32,
+    /// What it is counted as, where commands are counted one by one.
+    tally: Option<Tally>,
 }
 
 /// What to do with a reply.
@@ -67,7 +70,7 @@ pub(crate) enum Expect {
     /// The reply to CLIENT TRACKING.
     Tracking,
     /// The reply to a client's command, or to a part of it.
-    Request(SubRequestId),
+    Part(PartId),
 }
 
 /// A command that has left the pipeline.
@@ -78,6 +81,8 @@ pub(crate) struct Popped {
     pub(crate) range: Range<usize>,
     /// Whether all of it had been handed to the host.
     pub(crate) written: bool,
+    /// What it is counted as, where commands are counted one by one.
+    pub(crate) tally: Option<Tally>,
 }
 
 /// An emptied window with more room than this is freed rather than kept.
@@ -86,15 +91,22 @@ const KEPT_CAPACITY: usize = 256 * 1024;
 impl Pipeline {
     /// Appends a command; its reply is the next one after those already expected.
     pub(crate) fn push(&mut self, expect: Expect, command: &[u8]) {
-        self.push_unit(expect, command, 1);
+        self.push_unit(expect, command, 1, None);
     }
 
     /// Appends commands that stay together, such as a transaction. They are one entry, which the
     /// last of their `replies` takes out.
-    pub(crate) fn push_unit(&mut self, expect: Expect, commands: &[u8], replies: usize) {
+    #[inline]
+    pub(crate) fn push_unit(
+        &mut self,
+        expect: Expect,
+        commands: &[u8],
+        replies: u32,
+        tally: Option<Tally>,
+    ) {
         self.make_room(commands.len());
         self.window.extend_from_slice(commands);
-        self.queue.push_back(Sent { expect, len: commands.len(), replies });
+        self.queue.push_back(Sent { expect, len: commands.len(), replies, tally });
     }
 
     /// Counts a reply that is not the last to the oldest entry, and says what that is. `None`: the
@@ -107,11 +119,11 @@ impl Pipeline {
 
     /// Takes the oldest command out, because its reply has come or never will.
     pub(crate) fn pop(&mut self) -> Option<Popped> {
-        let Sent { expect, len, .. } = self.queue.pop_front()?;
+        let Sent { expect, len, tally, .. } = self.queue.pop_front()?;
         let range = self.base..self.base.saturating_add(len);
         self.base = range.end;
         let written = range.end <= self.written;
-        Some(Popped { expect, range, written })
+        Some(Popped { expect, range, written, tally })
     }
 
     /// The bytes of the oldest command.
@@ -120,23 +132,13 @@ impl Pipeline {
         self.window.get(self.base..end)
     }
 
-    /// The request whose only or last reply comes next.
-    pub(crate) fn front_request(&self) -> Option<SubRequestId> {
+    /// The part whose only or last reply comes next.
+    pub(crate) fn front_part(&self) -> Option<PartId> {
         let sent = self.queue.front().filter(|sent| sent.replies == 1 && self.is_reply_due())?;
         match sent.expect {
-            Expect::Request(sub_request) => Some(sub_request),
+            Expect::Part(part) => Some(part),
             _ => None,
         }
-    }
-
-    /// What all replies to come are for, in their order.
-    pub(crate) fn expectations(&self) -> impl Iterator<Item = Expect> {
-        self.queue.iter().map(|sent| sent.expect)
-    }
-
-    /// What the newest command expects.
-    pub(crate) fn back(&self) -> Option<Expect> {
-        self.queue.back().map(|sent| sent.expect)
     }
 
     /// The bytes of a command just popped.
@@ -202,6 +204,32 @@ impl Pipeline {
         self.window.len().saturating_sub(self.base)
     }
 
+    /// What the newest command expects.
+    pub(crate) fn back(&self) -> Option<Expect> {
+        self.queue.back().map(|sent| sent.expect)
+    }
+
+    /// The clients' commands without a reply, in their order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = PartId> {
+        self.queue.iter().filter_map(|sent| match sent.expect {
+            Expect::Part(part) => Some(part),
+            _ => None,
+        })
+    }
+
+    /// What all commands without a reply are counted as.
+    pub(crate) fn tallies(&self) -> impl Iterator<Item = Tally> {
+        self.queue.iter().filter_map(|sent| sent.tally)
+    }
+
+    /// Panics if the positions contradict each other: for tests.
+    pub(crate) fn check_invariants(&self) {
+        let queued: usize = self.queue.iter().map(|sent| sent.len).sum();
+        assert_eq!(self.base + queued, self.window.len(), "the queue covers what is unanswered");
+        assert!(self.written <= self.window.len());
+        assert!(self.gate.is_none_or(|gate| gate <= self.window.len()));
+    }
+
     /// Where the bytes end that may be written.
     fn writable(&self) -> usize {
         self.gate.unwrap_or(self.window.len())
@@ -251,7 +279,7 @@ mod tests {
     #[test]
     fn a_unit_leaves_with_the_last_of_its_replies() {
         let mut pipeline = Pipeline::default();
-        pipeline.push_unit(Expect::Nothing, b"multi get exec", 3);
+        pipeline.push_unit(Expect::Nothing, b"multi get exec", 3, None);
         pipeline.push(Expect::Hello, b"hello");
         assert_eq!(pipeline.count_earlier_reply(), Some(Expect::Nothing));
         assert_eq!(pipeline.count_earlier_reply(), Some(Expect::Nothing));

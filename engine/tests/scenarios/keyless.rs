@@ -203,7 +203,8 @@ fn a_mirror_hears_of_what_changes_all_keys_and_of_nothing_else_without_keys() {
     for chunking in [Chunking::Whole, Chunking::ByteByByte] {
         let mut driver = Driver::with(chunking, |config| {
             let cluster = another_cluster(config, "mirror", "other-0:1");
-            config.clusters[cluster].kind = slotmesh_engine::config::ClusterKind::Standalone;
+            config.clusters[cluster.position()].kind =
+                slotmesh_engine::config::ClusterKind::Standalone;
             let route = config.routes.catch_all.as_mut().unwrap();
             route.mirrors.push(Mirror {
                 cluster,

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::support::{self, Chunking, Driver, Health, OP_TIMEOUT, another_cluster, encode};
-use slotmesh_engine::Config;
 use slotmesh_engine::config::{
     Attribute, ClusterKind, Credentials, Fraction, Mirror, Route, Secret,
 };
+use slotmesh_engine::{ClusterId, Config};
 
 /// A configuration with a standalone server named `other` beside the cluster.
-fn with_other(config: &mut Config) -> usize {
+fn with_other(config: &mut Config) -> ClusterId {
     let other = another_cluster(config, "other", "other-0:1");
-    config.clusters[other].kind = ClusterKind::Standalone;
+    config.clusters[other.position()].kind = ClusterKind::Standalone;
     other
 }
 
@@ -102,7 +102,7 @@ fn mirrored_by_route(change: impl FnOnce(&mut Mirror)) -> Driver {
         };
         let first = with_other(config);
         let second = another_cluster(config, "second", "other-1:1");
-        config.clusters[second].kind = ClusterKind::Standalone;
+        config.clusters[second.position()].kind = ClusterKind::Standalone;
         let catch_all = config.routes.catch_all.as_mut().unwrap();
         catch_all.mirrors = vec![mirror(first)];
         change(&mut catch_all.mirrors[0]);

@@ -75,7 +75,7 @@ fn a_split_command_is_one_to_the_client_and_one_for_each_part_to_the_cluster() {
 fn a_mirror_counts_for_itself() {
     let mut driver = with(|config| {
         let cluster = another_cluster(config, "other", "other-0:1");
-        config.clusters[cluster].kind = ClusterKind::Standalone;
+        config.clusters[cluster.position()].kind = ClusterKind::Standalone;
         config.enable_command_stats = true;
         let fraction = Fraction::ALL;
         let mirror =

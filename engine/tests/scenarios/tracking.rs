@@ -291,6 +291,27 @@ fn a_client_forgets_all_when_a_slot_has_moved() {
     });
 }
 
+/// The old primary says nothing of it on the connection by which it tracks.
+#[test]
+fn a_client_forgets_all_when_a_replica_says_by_its_role_that_it_has_taken_over() {
+    each_chunking(|mut driver| {
+        let primary = driver.cluster.owner("k");
+        let position = primary.trim_start_matches("node-").trim_end_matches(":1").parse().unwrap();
+        let replica = driver.cluster.add_replica(position, "node-9:1");
+        let client = tracking(&mut driver, "");
+        let other = driver.connect();
+        assert_eq!(driver.ask(client, "GET k"), "_ ");
+        assert_eq!(driver.ask(other, "GET k"), "$-1 ");
+        driver.cluster.errors.insert(primary, "CLUSTERDOWN The cluster is down".to_owned());
+        driver.cluster.promote(replica);
+        driver.command(other, "SET k x");
+        // Too soon for a topology.
+        driver.wait(Duration::from_millis(30));
+        assert_eq!(driver.received(other), "+OK ", "the replica was asked for its role");
+        assert_eq!(driver.received(client), ALL_CHANGED);
+    });
+}
+
 #[test]
 fn who_hears_of_all_keys_forgets_all_when_a_node_has_come_back() {
     each_chunking(|mut driver| {

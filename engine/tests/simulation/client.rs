@@ -128,7 +128,7 @@ impl World {
         client.begun = None;
         client.watched = None;
         if let Some(session) = client.session.take() {
-            self.proxy.handle_downstream_close(session);
+            self.proxy.handle_downstream_close(session, self.now);
             self.obey();
         }
     }

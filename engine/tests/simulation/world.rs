@@ -226,7 +226,7 @@ impl World {
             Event::Dial(link) => self.dial(link),
             Event::Established(link) => {
                 if let Some(connection) = self.links.get_mut(&link).and_then(Link::establish) {
-                    self.proxy.handle_upstream_open(connection);
+                    self.proxy.handle_upstream_open(connection, self.now);
                 }
             }
             Event::ToNode(link, bytes) => self.reach_node(link, bytes),
@@ -318,6 +318,7 @@ impl World {
                 }
             }
         }
+        self.proxy.check_invariants();
     }
 
     fn check_bounds(&self) {

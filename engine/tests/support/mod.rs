@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use slotmesh_engine::config::{ClusterKind, Fraction, Mirror};
-use slotmesh_engine::{Config, ConnectionId, Instant, Output, Proxy, SessionId};
+use slotmesh_engine::{ClusterId, Config, ConnectionId, Instant, Output, Proxy, SessionId};
 
 pub use metrics::Metrics;
 pub use redis::{FakeCluster, Health};
@@ -133,7 +133,7 @@ impl Driver {
 
     pub fn disconnect(&mut self, client: ClientId) {
         let session = self.clients[client.0].session.take().unwrap();
-        self.proxy.handle_downstream_close(session);
+        self.proxy.handle_downstream_close(session, self.now);
         self.settle();
     }
 
@@ -253,7 +253,7 @@ impl Driver {
             }
             // What was at hand has been handled.
             if !std::mem::take(&mut self.flush_soon) {
-                return;
+                return self.proxy.check_invariants();
             }
             self.proxy.flush();
             self.obey();
@@ -275,7 +275,7 @@ impl Driver {
             self.proxy.handle_upstream_close(connection, "connection refused", self.now);
         } else {
             self.links[at].established = true;
-            self.proxy.handle_upstream_open(connection);
+            self.proxy.handle_upstream_open(connection, self.now);
         }
         true
     }
@@ -380,7 +380,7 @@ impl Driver {
                     let client = client_of(&mut self.clients, session);
                     client.closed = true;
                     client.session = None;
-                    self.proxy.handle_downstream_close(session);
+                    self.proxy.handle_downstream_close(session, self.now);
                 }
                 Output::PauseDownstream { session } => {
                     client_of(&mut self.clients, session).paused = true;
@@ -409,18 +409,18 @@ impl Driver {
 }
 
 /// A cluster of the configuration, like the first but for its name and seed.
-pub fn another_cluster(config: &mut Config, name: &str, seed: &str) -> usize {
+pub fn another_cluster(config: &mut Config, name: &str, seed: &str) -> ClusterId {
     let mut cluster = config.clusters[0].clone();
     cluster.name = name.to_owned();
     cluster.seeds = vec![slotmesh_engine::Address::parse(seed).unwrap()];
     config.clusters.push(cluster);
-    config.clusters.len() - 1
+    ClusterId::new(config.clusters.len() - 1)
 }
 
 /// Copies every write to the standalone server `other-0:1`.
 pub fn mirror_writes(config: &mut Config) {
     let cluster = another_cluster(config, "mirror", "other-0:1");
-    config.clusters[cluster].kind = ClusterKind::Standalone;
+    config.clusters[cluster.position()].kind = ClusterKind::Standalone;
     config.routes.catch_all.as_mut().unwrap().mirrors = vec![Mirror {
         cluster,
         exclude_read_commands: true,

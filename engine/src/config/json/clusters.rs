@@ -14,6 +14,7 @@ use super::data_source::DataSource;
 use super::duration::RawDuration;
 use super::field::{Entries, Field};
 use crate::cluster::Address;
+use crate::ids::ClusterId;
 
 /// The Envoy cluster of Slotmesh's own manifests.
 const ENVOY_CLUSTER: &str = "slotmesh_upstream";
@@ -69,6 +70,9 @@ pub(super) fn check(
     }
     if checked.is_empty() {
         return Err(at.refuse("needs at least one cluster"));
+    }
+    if checked.len() > ClusterId::MOST {
+        return Err(at.refuse(format!("has more than {} clusters", ClusterId::MOST)));
     }
     Ok(checked)
 }

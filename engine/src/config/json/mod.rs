@@ -33,6 +33,7 @@ use self::field::{Entries, Field};
 use self::routes::RawPrefixRoutes;
 use self::settings::RawSettings;
 use super::{Attribute, Config, ConfigError, Limits};
+use crate::ids::ClusterId;
 
 /// What errors name that concern no single field.
 const WHOLE: &str = "the plugin configuration";
@@ -171,7 +172,7 @@ impl RawConfig {
             reader,
         )?;
         for (index, cluster) in clusters.iter().enumerate() {
-            let unused = (!routes.names(index)).then_some(());
+            let unused = (!routes.names(ClusterId::new(index))).then_some(());
             let at = Field::new("clusters").member(&cluster.name);
             reader.no_effect(&at, unused, "no route names it");
         }

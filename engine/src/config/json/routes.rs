@@ -10,6 +10,7 @@ use super::super::{
 use super::Reader;
 use super::field::Field;
 use super::fraction::RawRuntimeFraction;
+use crate::ids::{ClusterId, RouteId};
 
 /// Envoy's bound on a prefix, in bytes.
 const LONGEST_PREFIX: usize = 1000;
@@ -76,6 +77,11 @@ impl RawPrefixRoutes {
             }
             route.check(at, clusters, reader)
         })?;
+        if prefixes.len() >= RouteId::MOST {
+            return Err(at
+                .member("routes")
+                .refuse(format!("has {} routes or more", RouteId::MOST)));
+        }
         let catch_all = match self.catch_all_route {
             Some(route) => {
                 Some(route.check_catch_all(&at.member("catch_all_route"), clusters, reader)?)
@@ -171,11 +177,11 @@ fn index_of(
     name: Option<String>,
     at: &Field,
     clusters: &[ClusterConfig],
-) -> Result<usize, ConfigError> {
+) -> Result<ClusterId, ConfigError> {
     let name = at.required(name)?;
-    clusters
-        .iter()
-        .position(|cluster| cluster.name == name)
+    let position = clusters.iter().position(|cluster| cluster.name == name);
+    position
+        .map(ClusterId::new)
         .ok_or_else(|| at.refuse(format!("no cluster '{name}' in clusters")))
 }
 

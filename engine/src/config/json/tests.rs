@@ -6,6 +6,7 @@ use super::super::{
 };
 use super::read;
 use crate::cluster::Address;
+use crate::ids::ClusterId;
 
 pub(super) const SMALLEST: &str = r#"{
     "settings": {"op_timeout": "0.25s"},
@@ -106,7 +107,7 @@ fn the_smallest_configuration_has_envoys_defaults() {
     assert!(route.prefix.is_empty() && !route.remove_prefix && route.mirrors.is_empty());
     assert_eq!(
         (route.cluster, route.read_cluster, route.read_policy, &route.key_formatter),
-        (0, None, None, &None)
+        (ClusterId::new(0), None, None, &None)
     );
     let cluster = &config.clusters[0];
     assert_eq!(cluster.name, "main");
@@ -130,10 +131,10 @@ fn the_articles_redis_proxy_block_is_read_word_for_word() {
     assert!(config.enable_redirection && config.enable_command_stats);
     assert_eq!(config.read_policy, ReadPolicy::Replica);
     let route = catch_all(&config);
-    assert_eq!(config.clusters[route.cluster].name, "custom-redis-cluster");
+    assert_eq!(config.clusters[route.cluster.position()].name, "custom-redis-cluster");
     let [mirror] = route.mirrors[..] else { panic!("{:?}", route.mirrors) };
-    assert_eq!(config.clusters[mirror.cluster].name, "mirror");
-    assert_eq!(config.clusters[mirror.cluster].kind, ClusterKind::Standalone);
+    assert_eq!(config.clusters[mirror.cluster.position()].name, "mirror");
+    assert_eq!(config.clusters[mirror.cluster.position()].kind, ClusterKind::Standalone);
     assert!(mirror.exclude_read_commands && !mirror.draw_per_command);
     assert_eq!(mirror.fraction, Fraction::ALL);
     assert_eq!(config.notes, Vec::<String>::new());
@@ -218,15 +219,15 @@ fn routes_name_clusters_by_index() {
     assert_eq!(config.clusters[0].name, "other");
     assert!(config.routes.case_insensitive);
     let [a, b] = &config.routes.prefixes[..] else { panic!("{:?}", config.routes) };
-    assert_eq!((&*a.prefix, a.remove_prefix, a.cluster), (&b"a:"[..], true, 0));
+    assert_eq!((&*a.prefix, a.remove_prefix, a.cluster.position()), (&b"a:"[..], true, 0));
     assert!(a.key_formatter.is_some());
     assert_eq!(config.attributes, [Attribute::RemoteAddress]);
-    assert_eq!(a.read_cluster, Some(1));
+    assert_eq!(a.read_cluster, Some(ClusterId::new(1)));
     assert_eq!(a.read_policy, Some(ReadPolicy::Any));
-    assert_eq!(a.mirrors[0].cluster, 1);
+    assert_eq!(a.mirrors[0].cluster, ClusterId::new(1));
     assert!(a.mirrors[0].draw_per_command && !a.mirrors[0].exclude_read_commands);
     assert_eq!(a.mirrors[0].fraction, Fraction { numerator: 5, denominator: 10_000 });
-    assert_eq!((&*b.prefix, b.remove_prefix, b.cluster), (&b"b:"[..], false, 1));
+    assert_eq!((&*b.prefix, b.remove_prefix, b.cluster.position()), (&b"b:"[..], false, 1));
 }
 
 #[test]

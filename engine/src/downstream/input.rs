@@ -1,0 +1,236 @@
+//! From a client's bytes to commands.
+
+use crate::command::{self, CommandSpec, Lookup};
+use crate::downstream::client::Phase;
+use crate::downstream::{Caller, Downstream, Queued, ReplyMode};
+use crate::ids::SessionId;
+use crate::resp::{self, Parsed, ProtocolError, RequestFrame, RequestParser};
+use crate::time::Instant;
+
+/// A parked client that has sent this many bytes ahead is asked to wait.
+const READ_AHEAD: usize = 1024 * 1024;
+
+/// What is to be done with bytes that have come.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// They are to be read as they are; what is left of them goes to [`Downstream::keep`].
+    AsTheyCame,
+    /// They are behind others, and all of them are to be read; then [`Downstream::put_back`].
+    Kept(Vec<u8>),
+    /// They wait.
+    Nothing,
+}
+
+/// Finds a client's commands. It is taken out of the client while that goes on.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    parser: RequestParser,
+    last: Option<&'static CommandSpec>,
+    /// Some of the bytes have waited.
+    has_waited: bool,
+}
+
+impl Reader {
+    /// Reads the next command from `rest`.
+    #[inline]
+    pub(crate) fn parse(
+        &mut self,
+        rest: &[u8],
+        limits: &resp::Limits,
+    ) -> Result<Parsed, ProtocolError> {
+        self.parser.parse(rest, limits)
+    }
+
+    /// The command that has been read, and its row.
+    #[inline]
+    pub(crate) fn command<'a>(&'a mut self, rest: &'a [u8]) -> (RequestFrame<'a>, Lookup) {
+        let frame = self.parser.frame(rest);
+        let lookup = match self.last.filter(|_| self.parser.repeats()) {
+            Some(spec) => Lookup::Known(spec),
+            None => {
+                let lookup = command::lookup(&frame);
+                self.last = lookup.by_name();
+                lookup
+            }
+        };
+        (frame, lookup)
+    }
+
+    /// Whether some of the bytes have waited for commands before them.
+    #[inline]
+    pub(crate) fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+}
+
+impl Downstream {
+    /// A client has sent bytes.
+    pub(crate) fn receive(&mut self, id: SessionId, data: &[u8]) -> Unread {
+        self.stats.count().downstream_cx_rx_bytes_total += data.len() as u64;
+        let Some(client) = self.clients.get_mut(id) else { return Unread::Nothing };
+        match client.phase {
+            Phase::Closing => Unread::Nothing,
+            Phase::Reading if client.input.bytes.is_empty() => Unread::AsTheyCame,
+            Phase::Reading => {
+                client.input.bytes.extend_from_slice(data);
+                Unread::Kept(std::mem::take(&mut client.input.bytes))
+            }
+            Phase::Parked => {
+                client.input.bytes.extend_from_slice(data);
+                Unread::Nothing
+            }
+        }
+    }
+
+    /// Begins to read commands; `None`: the client has gone.
+    #[inline]
+    pub(crate) fn start_reading(&mut self, id: SessionId) -> Option<Reader> {
+        let input = &mut self.clients.get_mut(id)?.input;
+        let has_waited = !input.arrivals.is_empty();
+        Some(Reader { parser: std::mem::take(&mut input.parser), last: input.last, has_waited })
+    }
+
+    /// Ends reading; so many bytes have been taken.
+    #[inline]
+    pub(crate) fn end_reading(&mut self, id: SessionId, reader: Reader, read: usize) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Reader { parser, last, has_waited } = reader;
+        (client.input.parser, client.input.last) = (parser, last);
+        if has_waited {
+            client.input.arrived = None;
+            client.input.arrivals.take(read);
+        }
+    }
+
+    /// The command that is being read ends `read` bytes from the beginning of those that have waited.
+    pub(crate) fn note_arrival(&mut self, id: SessionId, read: usize) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.input.arrived = client.input.arrivals.of(read);
+        }
+    }
+
+    /// Keeps what has not been read of bytes that have just come.
+    pub(crate) fn keep(&mut self, id: SessionId, rest: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if !rest.is_empty() && !client.is_closing() {
+            client.input.bytes = self.buffers.take();
+            client.input.bytes.extend_from_slice(rest);
+        }
+    }
+
+    /// Keeps what has not been read of bytes that were kept before.
+    pub(crate) fn put_back(&mut self, id: SessionId, mut bytes: Vec<u8>, read: usize) {
+        match self.clients.get_mut(id) {
+            Some(client) if read < bytes.len() && !client.is_closing() => {
+                bytes.drain(..read);
+                client.input.bytes = bytes;
+            }
+            _ => self.buffers.recycle(bytes),
+        }
+    }
+
+    /// Keeps the count of bytes that wait, and account of when they came. Returns `false` if they are too
+    /// many: the client's have been dropped then.
+    pub(crate) fn count_input(&mut self, id: SessionId, now: Instant) -> bool {
+        let Some(client) = self.clients.get_mut(id) else { return true };
+        let is_parked = client.phase == Phase::Parked;
+        let input = &mut client.input;
+        if is_parked {
+            input.arrivals.note(input.bytes.len(), self.op_timeout, now);
+        } else if !input.arrivals.is_empty() {
+            input.arrivals.clear();
+        }
+        self.input.replace(input.counted, input.bytes.len());
+        input.counted = input.bytes.len();
+        if !self.input.is_exceeded() || input.bytes.is_empty() {
+            return true;
+        }
+        self.input.give_back(std::mem::take(&mut input.counted));
+        input.bytes = Vec::new();
+        self.stats.count().downstream_cx_input_overflow += 1;
+        false
+    }
+
+    /// Asks a client to send no more for now if it has sent far ahead.
+    pub(crate) fn pause_if_ahead(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let is_ahead = client.phase == Phase::Parked && client.input.bytes.len() >= READ_AHEAD;
+        if is_ahead && !client.input.paused {
+            client.input.paused = true;
+            self.outputs.push_back(Queued::Pause(id));
+        }
+    }
+
+    /// Lets a client send again if not much of what it has sent waits.
+    pub(crate) fn resume_if_read(&mut self, id: SessionId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.input.paused && client.input.bytes.len() < READ_AHEAD {
+            client.input.paused = false;
+            self.outputs.push_back(Queued::Resume(id));
+            // What was kept back while the client could not be read.
+            self.queue_write(id);
+        }
+    }
+
+    /// Lets the client's commands wait until those before them are answered.
+    pub(crate) fn park(&mut self, id: SessionId) {
+        if let Some(client) = self.clients.get_mut(id)
+            && client.phase == Phase::Reading
+        {
+            client.phase = Phase::Parked;
+        }
+    }
+
+    /// A parked client whose commands have been answered.
+    #[inline]
+    pub(crate) fn pop_resumable(&mut self) -> Option<SessionId> {
+        self.resumable.pop_front()
+    }
+
+    /// A parked client reads on: returns what waits. `renew` says that no time has run for it.
+    pub(crate) fn resume(&mut self, id: SessionId, renew: bool, now: Instant) -> Option<Vec<u8>> {
+        let client = self.clients.get_mut(id)?;
+        if client.phase == Phase::Parked {
+            client.phase = Phase::Reading;
+        }
+        if renew {
+            client.input.arrivals.renew(now);
+        }
+        let is_closing = client.is_closing();
+        let bytes = &mut client.input.bytes;
+        (!bytes.is_empty() && !is_closing).then(|| std::mem::take(bytes))
+    }
+
+    /// What a client may send; little before it has said who it is.
+    pub(crate) fn frame_limits(&self, id: SessionId) -> resp::Limits {
+        let limits = self.frame_limits;
+        if self.clients.get(id).is_some_and(|client| client.authenticated) {
+            return limits;
+        }
+        resp::Limits { max_array_len: 10, max_bulk_len: 16 * 1024, ..limits }
+    }
+
+    /// A command has been read and is about to be executed; `None`: its client has gone.
+    #[inline]
+    pub(crate) fn begin_command(
+        &mut self,
+        id: SessionId,
+        name: &'static str,
+        now: Instant,
+    ) -> Option<Caller> {
+        self.stats.count().downstream_rq_total += 1;
+        let client = self.clients.get_mut(id)?;
+        client.profile.command = name;
+        client.profile.active = now;
+        client.silent = client.reply_mode != ReplyMode::On;
+        if client.reply_mode == ReplyMode::SkipNext {
+            client.reply_mode = ReplyMode::On;
+        }
+        Some(Caller::of(id, client))
+    }
+
+    /// The client as the last command has found it.
+    pub(crate) fn caller(&self, id: SessionId) -> Option<Caller> {
+        self.clients.get(id).map(|client| Caller::of(id, client))
+    }
+}

@@ -1,0 +1,138 @@
+//! How a command becomes a request.
+
+use std::time::Duration;
+
+use crate::command::{CommandSpec, Flags, Support};
+use crate::downstream::{Caller, Modes};
+use crate::exchange::Exchange;
+use crate::flight::{Completion, ConnectionClass, Owner, Request, State};
+use crate::ids::{ClusterId, RequestId};
+use crate::resp::{Protocol, RequestFrame};
+use crate::scripts::Digest;
+
+/// A client's command, looked up in the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Command<'a> {
+    pub(crate) spec: &'static CommandSpec,
+    /// As it is to be sent.
+    pub(crate) frame: RequestFrame<'a>,
+    /// Bytes that it took in the client's stream.
+    pub(crate) len: usize,
+    /// For how long a fault holds its reply back.
+    pub(crate) delay: Option<Duration>,
+    /// The script that it runs, if that is known.
+    pub(crate) script: Option<&'a Digest>,
+}
+
+impl<'a> Command<'a> {
+    #[inline]
+    pub(crate) fn new(spec: &'static CommandSpec, frame: RequestFrame<'a>, len: usize) -> Self {
+        Self { spec, frame, len, delay: None, script: None }
+    }
+
+    /// One that is sent as these bytes, whose arguments nobody looks at.
+    pub(crate) fn of_bytes(spec: &'static CommandSpec, bytes: &'a [u8]) -> Self {
+        Self::new(spec, RequestFrame::new(bytes, &[]), bytes.len())
+    }
+}
+
+impl Exchange {
+    /// Gives a client's command its deadline and its place among the replies; `None` if the client has
+    /// gone.
+    #[inline]
+    pub(crate) fn begin(
+        &mut self,
+        caller: &Caller,
+        command: &Command<'_>,
+        state: State,
+        completion: Completion,
+    ) -> Option<RequestId> {
+        let read_only = may_be_repeated(command.spec, &completion);
+        let class = class_of(caller, command.spec, &completion);
+        let is_barrier = is_barrier(caller, command.spec, &state, &completion);
+        let owner = Owner::Client(caller.id);
+        let mut request = Request::new(owner, caller.protocol, command.len, state, completion);
+        request.read_only = read_only;
+        request.class = class;
+        request.identity = caller.identity;
+        request.silent = caller.silent;
+        if command.delay.is_some() || command.script.is_some() || caller.caching.is_some() {
+            let rare = request.rare_mut();
+            rare.delay = command.delay;
+            rare.script = command.script.copied();
+            rare.caching = caller.caching;
+        }
+        request.tally = Some(self.downstream.stats_mut().begin(command.spec));
+        let deadline = caller.arrived.unwrap_or(self.now) + self.config.op_timeout;
+        let id = self.flight.begin(request, deadline, self.upstream.epoch())?;
+        if is_barrier {
+            self.flight.set_barrier(caller.id);
+        }
+        Some(id)
+    }
+
+    /// The same for a copy of a command, for a mirror.
+    pub(crate) fn begin_copy(
+        &mut self,
+        mirror: ClusterId,
+        command: &Command<'_>,
+        state: State,
+        completion: Completion,
+    ) -> Option<RequestId> {
+        let owner = Owner::Mirror(mirror);
+        let mut request = Request::new(owner, Protocol::Resp2, command.len, state, completion);
+        request.read_only = command.spec.is_read();
+        if command.spec.flags.contains(Flags::ALLOW_BUSY) {
+            request.class = ConnectionClass::Urgent;
+        }
+        if let Some(script) = command.script {
+            request.rare_mut().script = Some(*script);
+        }
+        request.tally = Some(self.downstream.stats_mut().tally(command.spec));
+        self.mirrors.take(mirror, command.len);
+        self.flight.begin(request, self.now + self.config.op_timeout, self.upstream.epoch())
+    }
+}
+
+/// Whether a command may be sent again when its reply was lost.
+#[inline]
+fn may_be_repeated(spec: &CommandSpec, completion: &Completion) -> bool {
+    match completion {
+        Completion::Exec(exec) => exec.target.read_only,
+        // To say it twice does no harm.
+        Completion::Watch | Completion::Claim | Completion::StartTracking => true,
+        Completion::Deliver
+        | Completion::Publish { .. }
+        | Completion::Scan(_)
+        | Completion::Block(_) => spec.is_read(),
+    }
+}
+
+/// On which connections a client's command travels.
+#[inline]
+fn class_of(caller: &Caller, spec: &CommandSpec, completion: &Completion) -> ConnectionClass {
+    match completion {
+        // It asks for somebody who the client is not yet.
+        Completion::Claim => ConnectionClass::Shared,
+        _ if caller.modes.has(Modes::TRACKED) => ConnectionClass::Tracked,
+        Completion::Watch | Completion::Block(_) => ConnectionClass::Dedicated,
+        Completion::Exec(_) if caller.identity.is_some() => ConnectionClass::Dedicated,
+        _ if spec.flags.contains(Flags::ALLOW_BUSY) => ConnectionClass::Urgent,
+        _ => ConnectionClass::Shared,
+    }
+}
+
+/// Whether no command may follow a client's command until it has been answered.
+#[inline]
+fn is_barrier(caller: &Caller, spec: &CommandSpec, state: &State, completion: &Completion) -> bool {
+    match completion {
+        Completion::Deliver | Completion::Publish { .. } | Completion::Scan(_) => {
+            matches!(state, State::Unplanned(..)) || matches!(spec.support, Support::Subscribe(_))
+        }
+        Completion::Exec(exec) => exec.watched_by.is_some() || caller.identity.is_some(),
+        Completion::Watch
+        | Completion::Block(_)
+        | Completion::Claim
+        | Completion::StartTracking => true,
+    }
+}

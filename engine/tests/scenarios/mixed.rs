@@ -1,9 +1,10 @@
-//! Ordinary commands take a short way through the proxy; it leads where the long one does.
+//! A mixed load with redirections and lost connections: command statistics change nothing that clients
+//! and nodes see.
 
 use crate::support::{Chunking, Driver, encode};
 use slotmesh_engine::config::ReadPolicy;
 
-/// What clients may say around an ordinary command, and what makes it none.
+/// Commands with one key, and others that change what comes before and after them.
 const WORDS: [&str; 24] = [
     "GET a",
     "SET b 1",
@@ -31,13 +32,12 @@ const WORDS: [&str; 24] = [
     "DEL a b",
 ];
 
-/// Goes through a day with redirections, lost connections and many pipelines. Returns what clients and
-/// nodes have seen, and what was counted.
-fn day(chunking: Chunking, policy: ReadPolicy, long: bool) -> Vec<String> {
+/// Runs many pipelines with redirections and lost connections. Returns what clients and nodes have
+/// seen, and what was counted.
+fn run(chunking: Chunking, policy: ReadPolicy, command_stats: bool) -> Vec<String> {
     let mut driver = Driver::with(chunking, |config| {
         config.read_policy = policy;
-        // What is counted by command and node takes the long way.
-        config.enable_command_stats = long;
+        config.enable_command_stats = command_stats;
     });
     driver.cluster.add_replica(0, "replica-0:1");
     driver.cluster.add_replica(0, "replica-1:1");
@@ -66,16 +66,17 @@ fn day(chunking: Chunking, policy: ReadPolicy, long: bool) -> Vec<String> {
 }
 
 #[test]
-fn the_short_way_leads_where_the_long_one_does() {
+fn command_statistics_change_nothing_that_clients_and_nodes_see() {
     for policy in [ReadPolicy::Master, ReadPolicy::Replica, ReadPolicy::Any] {
         for chunking in [Chunking::Whole, Chunking::ByteByByte] {
-            let (short, long) = (day(chunking, policy, false), day(chunking, policy, true));
-            assert_eq!(short.len(), long.len(), "{policy:?}");
-            for (short, long) in short.iter().zip(&long) {
-                assert_eq!(short, long, "{policy:?}");
+            let (without, with) = (run(chunking, policy, false), run(chunking, policy, true));
+            assert_eq!(without.len(), with.len(), "{policy:?}");
+            for (without, with) in without.iter().zip(&with) {
+                assert_eq!(without, with, "{policy:?}");
             }
-            let redirected = short.last().is_some_and(|stats| !stats.contains("redirect_moved: 0"));
-            assert!(redirected, "the day was too quiet");
+            let redirected =
+                without.last().is_some_and(|stats| !stats.contains("redirect_moved: 0"));
+            assert!(redirected, "nothing was redirected");
         }
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Run before a node stops (preStop). A primary hands its role to a replica that is in sync. Then the node
-# waits until no client has been redirected for a while: all of them have learnt where to go.
+# waits until all other nodes know, and no client has been redirected for a while: all of them have learnt where to go.
 #
 # After $LIMIT seconds it gives up, and has ended at most 7 seconds later: up to three questions are under way, and
 # each may take two seconds. Redis stops then all the same, and the others elect a primary.
@@ -24,7 +24,7 @@ main() {
   while in_time; do
     if is_primary; then
       hand_over || return 0
-    elif is_quiet && ! is_primary; then
+    elif all_know && is_quiet && ! is_primary; then
       return 0
     fi
   done
@@ -132,6 +132,16 @@ replication() { ask "$1" info replication | tr -d '\r' | sed -n "s/^$2://p"; }
 is_primary() {
   view=$(ask "$this_node" cluster nodes) || return 0
   echo "$view" | owners | grep -q myself
+}
+
+# Whether no other node that answers believes that this one owns slots. One that has not heard yet could still send
+# clients here: it may have been restarted a moment ago.
+all_know() {
+  for other in $(echo "$view" | awk '!/myself/ && $3 !~ /fail|noaddr/ { sub(/:[0-9]+@.*/, "", $2); print $2 }'); do
+    in_time || return 1
+    ! ask "$other" cluster nodes 2>/dev/null | owners | grep -q "^$id " || return 1
+  done
+  in_time
 }
 
 # A node that is too busy to say is not quiet.

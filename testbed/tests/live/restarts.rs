@@ -1,6 +1,7 @@
 //! Pods of istio/k8s/redis-cluster that stop and come back: their scripts, and what clients of Slotmesh see.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -259,6 +260,32 @@ fn a_primary_whose_replica_is_not_elected_hands_over_without_an_election() {
     assert!(pods.is_primary(replica) && !pods.is_primary(primary), "{said}");
     // Redis holds writes back for five seconds.
     check("an election that fails", &seen, Duration::from_secs(4), &said);
+}
+
+/// Somebody who asks that node for the topology would still be sent here.
+#[test]
+fn a_primary_stops_only_when_every_node_knows_its_successor() {
+    let pods = Pods::start_cluster();
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    let id = pods.ask(primary, &["CLUSTER", "MYID"]).unwrap();
+    let other = ALL.into_iter().find(|pod| *pod != primary && *pod != replica).unwrap();
+    let programs = TempDir::new("programs").unwrap();
+    let redis_cli = format!(
+        "case \"$*\" in '-h {other} '*'cluster nodes')\n\
+         n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
+         [ $n -gt 2 ] || {{ echo '{id} host:1@2 master - 0 0 1 connected 0-5460'; exit; }} ;; esac\n\
+         exec {redis_cli} \"$@\"",
+        other = pods.address(other),
+        count = programs.path().join("count").display(),
+        redis_cli = locate::program("redis-cli").unwrap().display(),
+    );
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let said = run(hook, PATIENCE).unwrap();
+    assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
+    let asked = fs::read_to_string(programs.path().join("count")).unwrap();
+    assert!(asked.trim().parse::<usize>().unwrap() > 3, "{asked}");
 }
 
 /// As after a failover, until the new primary has heard of it from its replica.

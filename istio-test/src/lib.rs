@@ -8,8 +8,8 @@
 //!              (what istiod does)                  (in the pod)
 //! ```
 //!
-//! What istiod does is written after its source, as of Istio 1.31: none of it was compared with a running
-//! one. Its telemetry filters, which stock Envoy does not have, are left out.
+//! What istiod does is written after its source, as of Istio 1.31, and compared with what one gave a real sidecar
+//! (`tests/manifests/istiod/`). Its telemetry filters, which stock Envoy does not have, are left out.
 
 mod ads;
 mod agent;
@@ -28,3 +28,4 @@ pub use agent::Pull;
 pub use mesh::{Mesh, POD_NETWORK, Sidecar, image};
 pub use proxy::{Proxy, Resolution, Service};
 pub use render::{Rendered, render};
+pub use resource::{Kind, canonical};

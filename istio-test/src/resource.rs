@@ -16,7 +16,7 @@ static MESSAGES: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 /// A kind of resource.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// CDS.
     Cluster,
     /// EDS.
@@ -60,13 +60,25 @@ impl Kind {
     }
 }
 
-/// The message that `resource` describes.
+/// `resource` as every two that mean the same are written: without values that are the default.
 ///
 /// # Errors
 /// It has a word that the message does not know, or a value of another type; says which.
+pub fn canonical(kind: Kind, resource: &Value) -> Result<Value> {
+    Ok(serde_json::to_value(message(kind, resource)?)?)
+}
+
+/// The message that `resource` describes.
+///
+/// # Errors
+/// As [`canonical`].
 pub(crate) fn encode(kind: Kind, resource: &Value) -> Result<Any> {
-    let message = MESSAGES.get_message_by_name(kind.message()).context("no such message")?;
-    let message = DynamicMessage::deserialize(message, resource)
-        .with_context(|| format!("{kind:?} {}", kind.name_of(resource)))?;
+    let message = message(kind, resource)?;
     Ok(Any { type_url: kind.type_url(), value: message.encode_to_vec() })
+}
+
+fn message(kind: Kind, resource: &Value) -> Result<DynamicMessage> {
+    let message = MESSAGES.get_message_by_name(kind.message()).context("no such message")?;
+    DynamicMessage::deserialize(message, resource)
+        .with_context(|| format!("{kind:?} {}", kind.name_of(resource)))
 }

@@ -10,20 +10,13 @@ use crate::stage::Stage;
 pub(crate) struct Check {
     /// It as a sentence.
     pub(crate) name: &'static str,
-    /// Whether it takes too long to be checked at every change.
-    pub(crate) long: bool,
     /// Finds out, puts everything back, and says what was seen.
     pub(crate) run: fn(&Stage) -> Result<String>,
 }
 
 impl Check {
     pub(crate) const fn new(name: &'static str, run: fn(&Stage) -> Result<String>) -> Self {
-        Self { name, long: false, run }
-    }
-
-    /// One that is left out at most times.
-    pub(crate) const fn long(name: &'static str, run: fn(&Stage) -> Result<String>) -> Self {
-        Self { name, long: true, run }
+        Self { name, run }
     }
 
     /// Runs it and prints what came of it; whether it is true.

@@ -16,6 +16,8 @@ pub struct Report {
     pub errors: BTreeMap<String, Failure>,
     /// The longest that a client had no right reply, in milliseconds.
     pub longest_pause: u64,
+    /// When that ended, in milliseconds since the load began.
+    pub longest_pause_end: u64,
     /// Writes that were acknowledged and cannot be read at the end.
     pub lost: Vec<String>,
     /// Whether this is the last one.

@@ -107,10 +107,11 @@ impl Drop for Load {
 /// A report in a few words.
 pub(crate) fn told(report: &Report) -> String {
     format!(
-        "{} replies, {} errors, longest pause {:.2} s",
+        "{} replies, {} errors, longest pause {:.2} s (after {:.0} s)",
         report.replies,
         report.failures(),
-        report.longest_pause().as_secs_f64()
+        report.longest_pause().as_secs_f64(),
+        Duration::from_millis(report.longest_pause_end).as_secs_f64()
     )
 }
 

@@ -29,26 +29,23 @@ use crate::stage::Stage;
 #[derive(Parser)]
 #[command(name = "slotmesh-verify")]
 struct Cli {
-    /// Only the checks whose names hold one of these texts, long ones too.
+    /// Only the checks whose names hold one of these texts.
     only: Vec<String>,
     /// Prints the names of all checks.
     #[arg(long)]
     list: bool,
-    /// Also those that take too long for every change.
-    #[arg(long)]
-    long: bool,
 }
 
 fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     if cli.list {
         for check in ALL {
-            println!("{}{}", check.name, if check.long { " (--long)" } else { "" });
+            println!("{}", check.name);
         }
         return Ok(ExitCode::SUCCESS);
     }
     wait::stop_on_signals()?;
-    let (chosen, left_out) = cli.choose()?;
+    let chosen = cli.choose()?;
     let began = Instant::now();
     let stage = Stage::new();
     let failed: Vec<&str> = chosen
@@ -57,9 +54,6 @@ fn main() -> Result<ExitCode> {
         .map(|check| check.name)
         .collect();
     println!("\n{} checks in {} s", chosen.len(), began.elapsed().as_secs());
-    for name in left_out {
-        println!("NOT CHECKED, for it takes long (--long): {name}");
-    }
     for name in &failed {
         println!("FAILED: {name}");
     }
@@ -68,15 +62,14 @@ fn main() -> Result<ExitCode> {
 }
 
 impl Cli {
-    /// The checks to run, and the names of those that are left out for they take long.
-    fn choose(&self) -> Result<(Vec<&'static Check>, Vec<&'static str>)> {
+    /// The checks to run.
+    fn choose(&self) -> Result<Vec<&'static Check>> {
         let named = |check: &&Check| self.only.iter().any(|text| check.name.contains(text));
-        if !self.only.is_empty() {
-            let chosen: Vec<&Check> = ALL.iter().filter(named).collect();
-            ensure!(!chosen.is_empty(), "no check has such a name; --list prints all");
-            return Ok((chosen, Vec::new()));
-        }
-        let (left_out, chosen) = ALL.iter().partition::<Vec<_>, _>(|one| one.long && !self.long);
-        Ok((chosen, left_out.iter().map(|check| check.name).collect()))
+        let chosen: Vec<&Check> = match self.only.is_empty() {
+            true => ALL.iter().collect(),
+            false => ALL.iter().filter(named).collect(),
+        };
+        ensure!(!chosen.is_empty(), "no check has such a name; --list prints all");
+        Ok(chosen)
     }
 }

@@ -196,9 +196,13 @@ impl<'a> Client<'a> {
     /// Counts a right reply.
     fn right(&mut self, also: impl FnOnce(&mut Report, usize)) {
         let (pause, number) = (self.last.elapsed(), self.number);
+        let end = self.load.began.elapsed().as_millis() as u64;
         self.load.note(|report| {
             report.replies += 1;
-            report.longest_pause = report.longest_pause.max(pause.as_millis() as u64);
+            if pause > report.longest_pause() {
+                report.longest_pause = pause.as_millis() as u64;
+                report.longest_pause_end = end;
+            }
             also(report, number);
         });
         self.last = Instant::now();

@@ -22,6 +22,10 @@ pub(crate) const ALL: &[Check] = &[
         restarts::all_at_once,
     ),
     Check::new(
+        "when all nodes are killed at once they serve again within 30 s, with all data",
+        restarts::all_killed,
+    ),
+    Check::new(
         "Slotmesh comes to a running pod and goes, and no connection notices",
         changes::switching,
     ),
@@ -42,6 +46,7 @@ pub(crate) const ALL: &[Check] = &[
     ),
     Check::new("a pod that brings its module with it needs no registry", registry::local_module),
     Check::new("a restart of istiod costs no client anything", istiod::restart),
+    Check::new("a minute without istiod costs no client anything", istiod::absence),
     Check::new("a client's pod that is deleted is served until its end", istiod::client_deletion),
     Check::new("a client whose sidecar answers for names is served", clients::dns_proxy),
     Check::new("a client that sees and may reach nothing else is served", clients::narrow),
@@ -64,5 +69,4 @@ pub(crate) const ALL: &[Check] = &[
         protected::auto_mutual_tls,
     ),
     Check::new("overlays/gateway serves a client outside the mesh", overlays::gateway),
-    Check::long("a minute without istiod costs no client anything", istiod::absence),
 ];

@@ -1,7 +1,7 @@
 //! A Redis that wants a password, TLS, or Istio's mutual TLS.
 
 use anyhow::{Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use slotmesh_testbed::wait::{Probe, until};
 
@@ -43,6 +43,10 @@ pub(crate) fn tls(stage: &Stage) -> Result<String> {
     Manifest::from(authority.to_string()).apply(kubectl, namespace.name())?;
     let seed = "clustercfg.my-redis.abc123.euw1.cache.amazonaws.com";
     let overlay = Manifest::slotmesh(kubectl, "overlays/tls")?
+        .with(
+            "*.my-redis.abc123.euw1.cache.amazonaws.com",
+            &format!("*.redis-nodes.{NAME}.svc.cluster.local"),
+        )?
         .with(seed, &format!("node-0.redis-nodes.{NAME}.svc.cluster.local"))?
         .with("/etc/ssl/certs/ca-certificates.crt", "/etc/redis-authority/ca.crt")?;
     overlay.apply(kubectl, namespace.name())?;
@@ -140,6 +144,8 @@ fn serial(client: &Client) -> Result<String> {
 fn certificates(host: &str) -> Result<Tls> {
     let authority_key = KeyPair::generate()?;
     let mut authority = CertificateParams::default();
+    // Else it has the same name as what it signs, which would then pass for self-signed.
+    authority.distinguished_name.push(DnType::CommonName, "an authority of the user's");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let signed = authority.self_signed(&authority_key)?;
     let key = KeyPair::generate()?;

@@ -51,9 +51,18 @@ pub(crate) fn eviction(stage: &Stage) -> Result<String> {
 }
 
 pub(crate) fn all_at_once(stage: &Stage) -> Result<String> {
+    all(stage, &[])
+}
+
+/// They have no time to hand anything over.
+pub(crate) fn all_killed(stage: &Stage) -> Result<String> {
+    all(stage, &["--grace-period=1"])
+}
+
+fn all(stage: &Stage, how: &[&str]) -> Result<String> {
     let load = begin(stage)?;
     let gone = redis::nodes(&stage.kubectl)?;
-    delete(&stage.kubectl, &["pod", "--selector", "app=redis-cluster"])?;
+    delete(&stage.kubectl, &[&["pod", "--selector", "app=redis-cluster"], how].concat())?;
     let started = until("six new pods", ROLLOUT, || {
         let nodes = redis::nodes(&stage.kubectl)?;
         let running = nodes.iter().filter(|node| node.started.is_some()).count();

@@ -160,12 +160,10 @@ impl Exchange {
         let Some(request) = self.flight.waiting(id) else { return };
         match request.completion {
             Completion::Claim => {
-                self.flight.take_completion(id);
-                return self.events.push_back(Event::Claimed(id, reply.to_vec()));
+                return self.tell_feature(id, Event::Claimed(id, reply.to_vec()));
             }
             Completion::StartTracking => {
-                self.flight.take_completion(id);
-                return self.events.push_back(Event::TrackingStarted(id, reply.to_vec()));
+                return self.tell_feature(id, Event::TrackingStarted(id, reply.to_vec()));
             }
             _ => {}
         }
@@ -173,6 +171,14 @@ impl Exchange {
             Some(delay) => self.delay(id, reply, self.now + delay),
             None => self.hand_over(id, reply),
         }
+    }
+
+    /// A feature decides what the client gets, and delivers it. Meanwhile the request's time does not run
+    /// out.
+    fn tell_feature(&mut self, id: RequestId, event: Event) {
+        self.flight.take_completion(id);
+        self.flight.suspend(id);
+        self.events.push_back(event);
     }
 
     /// Hands a reply over that nothing holds back any more.

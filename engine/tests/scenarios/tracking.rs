@@ -425,6 +425,45 @@ fn what_cannot_be_done_soundly_is_refused() {
 }
 
 #[test]
+fn a_client_whose_tracking_does_not_begin_in_time_is_told_once_and_does_not_track() {
+    each_chunking(|mut driver| {
+        let client = driver.connect();
+        driver.ask(client, "HELLO 3");
+        driver.cluster.set_all_healths(Health::Silent);
+        driver.command(client, "CLIENT TRACKING ON BCAST");
+        driver.wait(OP_TIMEOUT * 4);
+        let reply = driver.received(client);
+        assert!(reply.starts_with('-') && reply.matches('-').count() == 1, "{reply}");
+        driver.cluster.set_all_healths(Health::Well);
+        driver.wait(OP_TIMEOUT * 4);
+        assert_eq!(driver.received(client), "");
+        assert!(driver.ask(client, "CLIENT TRACKINGINFO").contains(" off "));
+        assert_eq!(driver.ask(client, "GET k"), "_ ");
+    });
+}
+
+#[test]
+fn a_reply_to_what_came_before_does_not_end_the_wait_of_a_blocking_command() {
+    each_chunking(|mut driver| {
+        driver.cluster.blocking = true;
+        let client = tracking(&mut driver, "");
+        let other = driver.connect();
+        driver.ask(client, "GET {k}");
+        let node = driver.cluster.owner("k");
+        driver.cluster.set_health(&node, Health::Silent);
+        driver.send(client, ["GET {k}", "BLPOP {k}list 0"].map(encode).concat());
+        driver.cluster.set_health(&node, Health::Well);
+        driver.settle();
+        assert_eq!(driver.received(client), "_ ");
+        driver.wait(OP_TIMEOUT * 20);
+        assert_eq!(driver.received(client), "");
+        driver.ask(other, "SET {k}list x");
+        driver.settle();
+        assert_eq!(driver.received(client), "*2 $7 {k}list $1 x ");
+    });
+}
+
+#[test]
 fn commands_around_client_tracking_keep_their_order() {
     each_chunking(|mut driver| {
         let client = driver.connect();

@@ -167,6 +167,11 @@ fn push(index: usize, frame: &RequestFrame<'_>, out: &mut Vec<u32>) -> Result<()
     Ok(())
 }
 
+/// The number of a database that a SELECT names.
+pub(crate) fn database_of(frame: &RequestFrame<'_>) -> Option<i64> {
+    parse_decimal(frame.arg(1)?)
+}
+
 /// Where an `XREAD` or `XREADGROUP` says `BLOCK`, if it does, and not as the name of a group or
 /// stream.
 pub(crate) fn block_option(frame: &RequestFrame<'_>) -> Option<usize> {

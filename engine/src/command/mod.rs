@@ -20,8 +20,8 @@ mod table;
 mod topic;
 
 pub use error::CommandError;
-pub(crate) use keys::block_option;
 pub use keys::{KeysError, keys};
+pub(crate) use keys::{block_option, database_of};
 pub(crate) use lookup::read_again;
 pub use lookup::{Lookup, is_http, lookup};
 pub use spec::{

@@ -186,7 +186,8 @@ impl Exchange {
         if !outgoing.is_plain || outgoing.mode == SendMode::Asking {
             return self.push_special(connection, outgoing);
         }
-        self.push_now(connection, outgoing, 1);
+        let limit = self.limit_for(outgoing.owner);
+        self.push_now(connection, outgoing, 1, limit);
     }
 
     /// Puts a part on a connection with whatever has to go before it.
@@ -220,7 +221,7 @@ impl Exchange {
             return self.refuse_crowded(connection, &outgoing);
         }
         if needs_permit {
-            self.upstream.ask_permit(connection, &[MULTI, EXEC]);
+            self.upstream.ask_permit(connection, &[MULTI, EXEC], self.now);
         }
         let mut before: SmallVec<[&[u8]; 2]> = SmallVec::new();
         before.extend(caching);
@@ -230,9 +231,10 @@ impl Exchange {
         // other connections.
         before.extend(waits_everywhere.then_some(PING));
         for command in before {
-            self.upstream.precede(connection, command);
+            self.upstream.precede(connection, command, self.now);
         }
-        self.push_now(connection, &outgoing, exec_replies.unwrap_or(1));
+        // There is room, as has been seen: what goes before the command must not be left without it.
+        self.push_now(connection, &outgoing, exec_replies.unwrap_or(1), usize::MAX);
         self.note_wait(connection, id);
         if let (SendMode::Asking, Some(_), Owner::Client(client)) = (mode, caching, outgoing.owner)
         {
@@ -242,8 +244,13 @@ impl Exchange {
     }
 
     #[inline]
-    fn push_now(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>, replies: u32) {
-        let limit = self.limit_for(outgoing.owner);
+    fn push_now(
+        &mut self,
+        connection: ConnectionId,
+        outgoing: &Outgoing<'_>,
+        replies: u32,
+        limit: usize,
+    ) {
         let Outgoing { id, command, tally, .. } = *outgoing;
         match self.upstream.push(connection, id, command, replies, tally, limit, self.now) {
             Pushed::Written => self.flight.set_sent(id, connection, outgoing.mode),

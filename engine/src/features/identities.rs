@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::command::database_of;
 use crate::config::Secret;
 use crate::downstream::Caller;
 use crate::errors::{self, ErrorText};
 use crate::exchange::{Command, Exchange};
 use crate::flight::{Completion, Part, State};
 use crate::ids::{IdentityId, PartId, RequestId};
-use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
+use crate::resp::{Protocol, encode};
 use crate::target::Target;
 use crate::upstream::{IDLE, Login, PING};
 
@@ -54,7 +55,7 @@ struct Wanted {
 impl Identities {
     pub(crate) fn new(x: &mut Exchange) -> Self {
         let initial = match x.config.auth_passthrough {
-            true => x.upstream.add_identity(Login::Nobody, 0),
+            true => Some(x.upstream.add_initial_identity()),
             false => None,
         };
         Self { initial, claims: BTreeMap::new() }
@@ -124,7 +125,7 @@ impl Identities {
         caller: &Caller,
         command: &Command<'_>,
     ) -> Result<Selected, ErrorText> {
-        let wanted = database(&command.frame).ok_or(errors::NOT_AN_INTEGER)?;
+        let wanted = database_of(&command.frame).ok_or(errors::NOT_AN_INTEGER)?;
         let (login, current) = x.login_of(caller.id);
         if wanted == current {
             return Ok(Selected::Current);
@@ -198,9 +199,4 @@ pub(crate) enum Selected {
     Configured,
     /// A node has been asked.
     Asked,
-}
-
-/// The number of a database.
-pub(crate) fn database(frame: &RequestFrame<'_>) -> Option<i64> {
-    parse_decimal(frame.arg(1)?)
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::budget::ByteBudget;
 use crate::command::{
-    self, CommandError, CommandSpec, Flags, KeysError, Local, Support, TopicKind, Verb,
+    self, CommandError, CommandSpec, Flags, KeysError, Local, Support, TopicKind, Verb, database_of,
 };
 use crate::downstream::{Caller, Modes};
 use crate::errors;
 use crate::exchange::{Command, Exchange, Keyed, Scratch};
-use crate::features::identities::database;
 use crate::flight::{Completion, Part, State};
 use crate::ids::{ConnectionId, PartId, SessionId};
 use crate::resp::encode;
@@ -329,7 +328,7 @@ impl Transactions {
                 return Err(error(errors::NOT_IN_MULTI));
             }
             Support::Local(Local::Select)
-                if database(&command.frame)
+                if database_of(&command.frame)
                     .is_some_and(|wanted| wanted != x.login_of(caller.id).1) =>
             {
                 return Err(error(errors::SELECT_IN_MULTI));

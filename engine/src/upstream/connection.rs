@@ -144,6 +144,22 @@ impl Connection {
         }
     }
 
+    /// A reply becomes due, if none is already.
+    #[inline]
+    pub(super) fn note_due(&mut self, now: Instant) {
+        if self.pipeline.is_empty() {
+            self.silent_since = now;
+        }
+    }
+
+    /// A command has been answered. A blocking one is the last on its connection: if others are behind
+    /// the one that was answered, it is still waited for.
+    pub(super) fn note_reply(&mut self) {
+        if self.pipeline.is_empty() {
+            self.assignment.wait = None;
+        }
+    }
+
     /// Whether it is established.
     pub(super) fn is_open(&self) -> bool {
         self.phase != Phase::Dialing

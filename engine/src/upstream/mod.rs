@@ -333,9 +333,7 @@ impl Upstream {
             true => self.stats.begin(connection.cluster, tally),
             false => None,
         };
-        if connection.pipeline.is_empty() {
-            connection.silent_since = now;
-        }
+        connection.note_due(now);
         connection.pipeline.push_unit(Expect::Part(part), commands, replies, tally);
         if !connection.is_open() {
             return Pushed::Dialing;
@@ -351,24 +349,24 @@ impl Upstream {
     /// Puts a command of the proxy's own on a connection.
     pub(crate) fn tell(&mut self, id: ConnectionId, expect: Expect, command: &[u8], now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.pipeline.is_empty() {
-            connection.silent_since = now;
-        }
+        connection.note_due(now);
         connection.pipeline.push(expect, command);
         self.queue_write(id);
     }
 
     /// The same, to be written together with the command that follows.
-    pub(crate) fn precede(&mut self, id: ConnectionId, command: &[u8]) {
+    pub(crate) fn precede(&mut self, id: ConnectionId, command: &[u8], now: Instant) {
         if let Some(connection) = self.connections.get_mut(id) {
+            connection.note_due(now);
             connection.pipeline.push(Expect::Nothing, command);
         }
     }
 
     /// Lets nothing follow on a connection before these commands have succeeded: an error to one of
     /// them is the answer to all that follows.
-    pub(crate) fn ask_permit(&mut self, id: ConnectionId, commands: &[&[u8]]) {
+    pub(crate) fn ask_permit(&mut self, id: ConnectionId, commands: &[&[u8]], now: Instant) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.note_due(now);
         for command in commands {
             connection.pipeline.push(Expect::Permit, command);
         }
@@ -537,6 +535,11 @@ impl Upstream {
     /// The same, made now if there may be another one.
     pub(crate) fn add_identity(&mut self, login: Login, database: i64) -> Option<IdentityId> {
         (!self.identities.is_full()).then(|| self.identities.insert(login, database))
+    }
+
+    /// The identity of clients that have not said who they are, however many there may be.
+    pub(crate) fn add_initial_identity(&mut self) -> IdentityId {
+        self.identities.insert(Login::Nobody, 0)
     }
 
     /// Whether there may be no further identity.

@@ -157,7 +157,7 @@ impl Upstream {
             connection.phase = Phase::Answered;
             let dedicated = matches!(connection.purpose, Purpose::Dedicated(..));
             if dedicated {
-                connection.assignment.wait = None;
+                connection.note_reply();
             }
             if let Some(tally) = tally {
                 self.stats.finish(connection.cluster, tally, reply);
@@ -242,9 +242,7 @@ impl Upstream {
             // A client's command before a gate: see `ask_permit`.
             Expect::Part(part) => {
                 let dedicated = matches!(connection.purpose, Purpose::Dedicated(..));
-                if dedicated {
-                    connection.assignment.wait = None;
-                }
+                connection.note_reply();
                 if let Some(tally) = popped.tally {
                     self.stats.finish(connection.cluster, tally, reply);
                 }
@@ -319,6 +317,9 @@ impl Upstream {
         while let Some(popped) = connection.pipeline.pop() {
             if let Expect::Part(part) = popped.expect {
                 parts.push(part);
+            }
+            if let Some(tally) = popped.tally {
+                self.stats.finish(connection.cluster, tally, b"-");
             }
         }
         self.events.push_back(Event::Refused { parts, reply });

@@ -19,6 +19,8 @@ pub(crate) enum Unread {
     Kept(Vec<u8>),
     /// They wait.
     Nothing,
+    /// The client has gone or is being closed: they are dropped.
+    Dropped,
 }
 
 /// Finds a client's commands. It is taken out of the client while that goes on.
@@ -67,9 +69,9 @@ impl Downstream {
     /// A client has sent bytes.
     pub(crate) fn receive(&mut self, id: SessionId, data: &[u8]) -> Unread {
         self.stats.count().downstream_cx_rx_bytes_total += data.len() as u64;
-        let Some(client) = self.clients.get_mut(id) else { return Unread::Nothing };
+        let Some(client) = self.clients.get_mut(id) else { return Unread::Dropped };
         match client.phase {
-            Phase::Closing => Unread::Nothing,
+            Phase::Closing => Unread::Dropped,
             Phase::Reading if client.input.bytes.is_empty() => Unread::AsTheyCame,
             Phase::Reading => {
                 client.input.bytes.extend_from_slice(data);

@@ -71,6 +71,23 @@ impl Exchange {
         Some(id)
     }
 
+    /// Gives a command that the proxy answers itself, but not yet, its place among the replies. It is not
+    /// counted by its name.
+    pub(crate) fn begin_own(
+        &mut self,
+        caller: &Caller,
+        len: usize,
+        cluster: ClusterId,
+    ) -> Option<RequestId> {
+        let (owner, state) = (Owner::Client(caller.id), State::Own(cluster));
+        let mut request = Request::new(owner, caller.protocol, len, state, Completion::Deliver);
+        request.silent = caller.silent;
+        let deadline = self.now + self.config.op_timeout;
+        let id = self.flight.begin(request, deadline, self.upstream.epoch())?;
+        self.flight.set_barrier(caller.id);
+        Some(id)
+    }
+
     /// The same for a copy of a command, for a mirror.
     pub(crate) fn begin_copy(
         &mut self,
@@ -113,7 +130,8 @@ fn may_be_repeated(spec: &CommandSpec, completion: &Completion) -> bool {
 fn class_of(caller: &Caller, spec: &CommandSpec, completion: &Completion) -> ConnectionClass {
     match completion {
         // It asks for somebody who the client is not yet.
-        Completion::Claim => ConnectionClass::Shared,
+        Completion::Claim if !spec.flags.contains(Flags::ALLOW_BUSY) => ConnectionClass::Shared,
+        Completion::Claim => ConnectionClass::Urgent,
         _ if caller.modes.has(Modes::TRACKED) => ConnectionClass::Tracked,
         Completion::Watch | Completion::Block(_) => ConnectionClass::Dedicated,
         Completion::Exec(_) if caller.identity.is_some() => ConnectionClass::Dedicated,

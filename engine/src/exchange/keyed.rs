@@ -107,7 +107,11 @@ impl Exchange {
             }
             // Redis itself will say what is wrong with it.
             Err(KeysError::Malformed) => {
-                return self.send_keyless(caller, command, Destination::AnyPrimary, None);
+                let destination = match keyed {
+                    Keyed::Block(blocking) => Destination::AnyPrimaryWaits(blocking),
+                    _ => Destination::AnyPrimary,
+                };
+                return self.send_keyless(caller, command, destination, None);
             }
             Ok(()) => {}
         }

@@ -20,6 +20,8 @@ use crate::target::Target;
 pub(crate) enum Destination {
     /// Any primary.
     AnyPrimary,
+    /// The same, and it may keep the command waiting.
+    AnyPrimaryWaits(Blocking),
     /// Always the same primary: the owner of the lowest slot.
     OnePrimary,
     /// Every primary; the replies are merged.
@@ -40,14 +42,14 @@ impl Exchange {
         destination: Destination,
         known: Option<Vec<u8>>,
     ) {
-        let Some(cluster) = self.routes.keyless().map(|route| route.cluster) else {
-            return self.answer_failure(caller, command, errors::NO_ROUTE);
-        };
         if let Destination::Scan = destination
             && Cursor::parse(command.frame.arg(1).unwrap_or_default()).is_none()
         {
             return self.answer_error(caller.id, errors::INVALID_CURSOR);
         }
+        let Some(cluster) = self.routes.keyless().map(|route| route.cluster) else {
+            return self.answer_failure(caller, command, errors::NO_ROUTE);
+        };
         let (state, completion) = start_of(cluster, destination);
         let known = known.or_else(|| self.known_scripts(command.spec, &command.frame));
         let Some(id) = self.begin(caller, command, state, completion) else { return };
@@ -75,7 +77,7 @@ impl Exchange {
 
     fn start_keyless(&mut self, id: RequestId, command: &[u8], destination: Destination) {
         match destination {
-            Destination::AnyPrimary | Destination::OnePrimary => {
+            Destination::AnyPrimary | Destination::AnyPrimaryWaits(_) | Destination::OnePrimary => {
                 self.send(PartId::whole(id), command);
             }
             Destination::EveryPrimary(_)
@@ -162,6 +164,9 @@ fn start_of(cluster: ClusterId, destination: Destination) -> (State, Completion)
     let whole = |target| State::Whole(Part::new(cluster, target));
     match destination {
         Destination::AnyPrimary => (whole(Target::AnyPrimary), Completion::Deliver),
+        Destination::AnyPrimaryWaits(blocking) => {
+            (whole(Target::AnyPrimary), Completion::Block(blocking))
+        }
         Destination::OnePrimary => (whole(Target::Owner(Slot::default())), Completion::Deliver),
         Destination::EveryPrimary(merge) => {
             (State::Unplanned(cluster, Spread::EveryPrimary(merge)), Completion::Deliver)

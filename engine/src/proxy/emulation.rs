@@ -95,6 +95,7 @@ impl Proxy {
     fn ask_owner(&mut self, caller: &Caller, command: &Command<'_>, slot: Slot) {
         let part = Part::new(self.x.default_cluster(), Target::Owner(slot));
         let state = State::Whole(part);
+        let command = &Command { delay: None, ..*command };
         if let Some(id) = self.x.begin(caller, command, state, Completion::Deliver) {
             self.x.send(PartId::whole(id), command.frame.bytes());
         }

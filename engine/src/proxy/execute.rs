@@ -55,7 +55,8 @@ impl Proxy {
         };
         if caller.modes.has(Modes::TRACKING) {
             let in_multi = caller.modes.has(Modes::MULTI);
-            caller.caching = self.tracking.note_command(id, spec.name, in_multi);
+            let caching = self.tracking.note_command(id, spec.name, in_multi);
+            caller.caching = caching.filter(|_| caller.modes.has(Modes::TRACKED));
         }
         if !caller.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
             self.x.answer_error(id, errors::NOAUTH);
@@ -86,6 +87,8 @@ impl Proxy {
             Support::Split(merge) => self.x.send_keyed(&caller, &command, Keyed::Split(merge)),
             _ => {
                 self.serve(&caller, &command, support);
+                // What follows from it concerns the client's next command.
+                self.settle_events();
                 return Taken::Answered;
             }
         }

@@ -9,7 +9,6 @@ use crate::downstream::Caller;
 use crate::errors::{self, ErrorText};
 use crate::exchange::Command;
 use crate::features::identities::{Greeting, Selected};
-use crate::flight::{Completion, State};
 use crate::ids::SessionId;
 use crate::resp::{Protocol, RequestFrame, RequestParser, encode, parse_decimal};
 
@@ -198,11 +197,7 @@ impl Proxy {
             return self.x.answer(caller.id, |out| out.extend_from_slice(&reply));
         }
         let caller = Caller { protocol, ..*caller };
-        let state = State::Own(cluster);
-        if let Some(id) = self.x.begin(&caller, command, state, Completion::Deliver) {
-            self.x.flight.drop_tally(id);
-            self.hellos.push(id);
-        }
+        self.hellos.extend(self.x.begin_own(&caller, command.len, cluster));
     }
 
     /// Answers the HELLO commands that have waited for the version of Redis.

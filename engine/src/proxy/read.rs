@@ -44,6 +44,7 @@ impl Proxy {
     pub fn handle_downstream_data(&mut self, id: SessionId, data: &[u8], now: Instant) {
         self.x.set_time(now);
         match self.x.downstream.receive(id, data) {
+            Unread::Dropped => return self.settle(),
             Unread::Nothing => {}
             Unread::AsTheyCame => {
                 let read = self.read_commands(id, data);

@@ -44,7 +44,10 @@ impl Proxy {
             }
             Event::WatchEnded(client) => transactions.note_watch_ended(x, client),
             Event::WatchLost(client) => transactions.note_watch_lost(x, client, None),
-            Event::Dropped(request) => pubsub.abandon(x, request),
+            Event::Dropped(request) => {
+                pubsub.abandon(x, request);
+                self.hellos.retain(|hello| *hello != request);
+            }
             Event::Untracked(client) => tracking.invalidate(x, client, None),
         }
     }
@@ -72,7 +75,9 @@ impl Proxy {
                 if change == OwnersChange::Shards {
                     pubsub.follow_owners(x);
                     x.check_dials();
-                    x.release_held();
+                    // What has left connections that are not established goes behind what is held.
+                    self.settle_events();
+                    self.x.release_held();
                 }
             }
             upstream::Event::Installed => {

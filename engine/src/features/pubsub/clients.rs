@@ -122,10 +122,10 @@ impl PubSub {
 
     /// All that a SUBSCRIBE asked for is confirmed: the client is subscribed, and told so.
     pub(super) fn finish_subscribe(&mut self, x: &mut Exchange, request: RequestId) {
-        let Some(Subscribing { client, topics, .. }) = self.subscribing.remove(&request) else {
+        let Some(protocol) = x.flight.waiting(request).map(|waiting| waiting.protocol) else {
             return;
         };
-        let Some(protocol) = x.flight.waiting(request).map(|waiting| waiting.protocol) else {
+        let Some(Subscribing { client, topics, .. }) = self.subscribing.remove(&request) else {
             return;
         };
         let mut reply = x.buffers.take();

@@ -9,7 +9,7 @@ use crate::errors::{self, ErrorText};
 use crate::ids::SessionId;
 use crate::resp::{Protocol, Reply, RequestFrame, encode, parse_decimal};
 
-/// Bytes of one client's prefixes, each with a little for the books.
+/// Bytes of one client's prefixes, each with [`PREFIX_OVERHEAD`].
 const PREFIX_BYTES: usize = 64 * 1024;
 const PREFIX_OVERHEAD: usize = 64;
 

@@ -197,7 +197,7 @@ fn survive_a_killed_primary(read_policy: &str) {
     let envoy = envoy(config(&cluster, settings));
     let primaries = cluster.primaries().unwrap();
     let victim = primaries[1];
-    let [heir] = cluster.replicas_of(victim).unwrap()[..] else { panic!("not one replica") };
+    let [successor] = cluster.replicas_of(victim).unwrap()[..] else { panic!("not one replica") };
 
     let stop = AtomicBool::new(false);
     let clients = |first: usize| -> Vec<(bool, Traffic<'_>)> {
@@ -225,7 +225,7 @@ fn survive_a_killed_primary(read_policy: &str) {
         }
         victim.kill();
         let killed = Instant::now();
-        let promoted = wait_for_promotion(heir);
+        let promoted = wait_for_promotion(successor);
         // More than what was under way when it was killed.
         for (_, traffic) in writers.iter().chain(&readers) {
             traffic.wait_for_replies(10 * PIPELINE);
@@ -246,7 +246,7 @@ fn survive_a_killed_primary(read_policy: &str) {
         } else if let Some(error) = writes.iter().find_map(|write| write.error.as_ref()) {
             panic!("{} is elsewhere, yet: {error}", writer.tag);
         }
-        let owner = if *in_victim { heir } else { cluster.owner(slot(&writer.tag)).unwrap() };
+        let owner = if *in_victim { successor } else { cluster.owner(slot(&writer.tag)).unwrap() };
         lost += check_kept(writer, writes, owner, killed);
     }
     let total: usize = all_writes.iter().map(Vec::len).sum();
@@ -261,8 +261,8 @@ fn survive_a_killed_primary(read_policy: &str) {
 }
 
 /// Asks without pause, so that the moment is exact.
-fn wait_for_promotion(heir: &RedisServer) -> Instant {
-    let mut connection = heir.connect().unwrap();
+fn wait_for_promotion(successor: &RedisServer) -> Instant {
+    let mut connection = successor.connect().unwrap();
     let begin = Instant::now();
     loop {
         let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut connection).unwrap();

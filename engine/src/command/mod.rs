@@ -7,7 +7,7 @@
 //!
 //! Two lists, joined by the compiler. `table` is generated from what Redis says of itself
 //! (`COMMAND`): arity, flags, key specs, policies. `support` is written by hand: what the proxy does
-//! with each command. `scripts/gen-commands.py` writes the first, and prints both as
+//! with each command. `commands-table` writes the first, and prints both as
 //! `docs/commands.md`.
 
 mod error;

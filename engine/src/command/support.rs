@@ -203,7 +203,7 @@ impl Reason {
 
 /// What is decided for each command; one that has keys and is not named here is forwarded.
 ///
-/// `scripts/gen-commands.py` reads this list to write `docs/commands.md`.
+/// `commands-table` writes `docs/commands.md` from it.
 ///
 /// `MIGRATE` is not named on purpose: it has a key, so it goes to the node that owns it, which
 /// dials the other server itself, as a standalone Redis would.

@@ -47,7 +47,7 @@ pub struct Config {
     pub users: Vec<User>,
     /// Nodes say who a client is and what it may do; it has connections of its user.
     pub auth_passthrough: bool,
-    /// Errors and delays to be made up.
+    /// Errors and delays to be injected.
     pub faults: Vec<Fault>,
     /// Every Redis that a route names.
     pub clusters: Vec<ClusterConfig>,
@@ -91,7 +91,7 @@ pub struct User {
     pub passwords: Vec<Secret>,
 }
 
-/// A made-up fault.
+/// A fault to be injected.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// What happens.
@@ -260,7 +260,7 @@ pub struct Limits {
     pub held_bytes: usize,
     /// Bytes of copies that wait for a mirror; further ones are dropped.
     pub mirror_bytes: usize,
-    /// Bytes of all clients' subscriptions: names of channels, and the books about them; further
+    /// Bytes of all clients' subscriptions: names of channels, and what is kept about them; further
     /// ones are refused.
     pub subscription_bytes: usize,
     /// Bytes of commands unanswered on one connection that carries subscriptions, with what all

@@ -143,7 +143,7 @@ pub(super) struct Output {
     /// A write is queued already.
     pub(super) write_queued: bool,
     /// One is to be queued when the events at hand have been handled, if it is owed more by then.
-    pub(super) corked: bool,
+    pub(super) deferred: bool,
 }
 
 /// A client as the command that is being read finds it.

@@ -48,7 +48,7 @@ pub(crate) struct Downstream {
     /// Clients that have been answered in this event, but are owed more.
     partly_answered: Vec<SessionId>,
     /// Clients whose replies wait for [`Self::flush`].
-    corked: Vec<SessionId>,
+    deferred: Vec<SessionId>,
     /// Parked clients that may read on.
     resumable: VecDeque<SessionId>,
     /// The bytes of the last [`Output::WriteDownstream`].
@@ -79,7 +79,7 @@ impl Downstream {
             buffers: Buffers::default(),
             outputs: VecDeque::new(),
             partly_answered: Vec::new(),
-            corked: Vec::new(),
+            deferred: Vec::new(),
             resumable: VecDeque::new(),
             lent: Vec::new(),
         }
@@ -278,14 +278,14 @@ impl Downstream {
             return self.queue_write(id);
         }
         if let Some(client) = self.clients.get_mut(id)
-            && !client.output.corked
+            && !client.output.deferred
         {
-            client.output.corked = true;
+            client.output.deferred = true;
             self.partly_answered.push(id);
         }
     }
 
-    /// A client that has been answered in this event but is owed more, unless [`Self::cork`] has been
+    /// A client that has been answered in this event but is owed more, unless [`Self::defer`] has been
     /// told of it.
     #[inline]
     pub(crate) fn pop_partly_answered(&mut self) -> Option<SessionId> {
@@ -294,25 +294,25 @@ impl Downstream {
 
     /// The event is over. If the client is still owed more it waits for the replies that are at hand,
     /// perhaps from other nodes.
-    pub(crate) fn cork(&mut self, id: SessionId, is_owed_more: bool) {
+    pub(crate) fn defer(&mut self, id: SessionId, is_owed_more: bool) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.output.corked = is_owed_more && !client.output.bytes.is_empty();
-        if client.output.corked {
-            self.corked.push(id);
+        client.output.deferred = is_owed_more && !client.output.bytes.is_empty();
+        if client.output.deferred {
+            self.deferred.push(id);
         }
     }
 
     /// Whether replies wait for [`Self::flush`].
     #[inline]
     pub(crate) fn is_corked(&self) -> bool {
-        !self.corked.is_empty()
+        !self.deferred.is_empty()
     }
 
     /// The events that were at hand have been handled.
     pub(crate) fn flush(&mut self) {
-        while let Some(id) = self.corked.pop() {
+        while let Some(id) = self.deferred.pop() {
             if let Some(client) = self.clients.get_mut(id) {
-                client.output.corked = false;
+                client.output.deferred = false;
                 self.queue_write(id);
             }
         }

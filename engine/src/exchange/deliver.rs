@@ -285,7 +285,7 @@ impl Exchange {
         let mut error = self.buffers.take();
         self.write_timeout(request, &mut error);
         let is_own = matches!(request.state, State::Own(_));
-        if let Some(client) = request.client().filter(|_| is_waited_for_alone(request))
+        if let Some(client) = request.client().filter(|_| has_own_connection(request))
             && self.abandon(client)
         {
             self.events.push_back(Event::Untracked(client));
@@ -335,7 +335,7 @@ impl Exchange {
     #[inline]
     fn bound_replies(&mut self) {
         while self.flight.has_too_many_replies() {
-            let Some((client, bytes)) = self.flight.greediest() else { return };
+            let Some((client, bytes)) = self.flight.largest_waiting() else { return };
             self.downstream.stats_mut().count().downstream_cx_reply_overflow += 1;
             let text = format!("closing a client: {bytes} bytes of its replies wait for others");
             self.downstream.log(LogLevel::Warn, text);
@@ -380,7 +380,7 @@ impl Exchange {
 
 /// Whether a command runs on connections that its client has to itself, which are of no use when it is
 /// not waited for any more.
-fn is_waited_for_alone(request: &Request) -> bool {
+fn has_own_connection(request: &Request) -> bool {
     match &request.completion {
         Completion::Watch | Completion::Block(_) | Completion::StartTracking => true,
         Completion::Exec(exec) => exec.watched_by.is_some(),

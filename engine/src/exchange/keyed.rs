@@ -139,7 +139,7 @@ impl Exchange {
             }
             Keyed::Watch(_) => Completion::Watch,
         };
-        let strays = match keyed {
+        let is_elsewhere = match keyed {
             Keyed::Watch(Some(watched)) => here.clone().any(|place| place != watched),
             _ => false,
         };
@@ -148,7 +148,7 @@ impl Exchange {
         let caller_ref = Some(caller);
         let submission =
             Submission { owner, caller: caller_ref, command: &command, keys, merge, policy };
-        let submitted = match strays {
+        let submitted = match is_elsewhere {
             true => Err(CrossSlot),
             false => self.submit(&submission, here, cut, completion),
         };

@@ -177,7 +177,7 @@ impl Exchange {
         // The event is over: whoever has not got all waits for what else is at hand.
         while let Some(client) = self.downstream.pop_partly_answered() {
             let is_owed_more = !self.flight.is_idle(client);
-            self.downstream.cork(client, is_owed_more);
+            self.downstream.defer(client, is_owed_more);
         }
         if self.needs_flush() {
             return Some(Output::FlushSoon);

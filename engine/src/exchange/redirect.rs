@@ -91,7 +91,7 @@ impl Exchange {
         if self.flight.count_redirection(id) > REDIRECTIONS {
             return None;
         }
-        let node = self.upstream.heed(from, to, mode, self.now)?;
+        let node = self.upstream.learn_redirection(from, to, mode, self.now)?;
         self.send_to(node, id, command, mode);
         Some(())
     }

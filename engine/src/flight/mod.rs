@@ -497,7 +497,7 @@ impl Flight {
     }
 
     /// The client for which most bytes of replies wait.
-    pub(crate) fn greediest(&self) -> Option<(SessionId, usize)> {
+    pub(crate) fn largest_waiting(&self) -> Option<(SessionId, usize)> {
         let kept = |queue: &ClientQueue| -> usize {
             let requests = queue.pending.iter().filter_map(|id| self.requests.get(*id));
             requests.map(Request::reply_bytes).sum()

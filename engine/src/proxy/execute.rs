@@ -46,7 +46,7 @@ impl Proxy {
             },
         };
         let support = self.support_for(spec, frame);
-        if self.runs_alone(id, support) && !self.x.flight.is_idle(id) {
+        if self.waits_for_earlier_replies(id, support) && !self.x.flight.is_idle(id) {
             return Taken::NotYet;
         }
         let now = self.x.now();
@@ -192,7 +192,7 @@ impl Proxy {
     /// its own or on many nodes, or messages will follow its answer, or what comes behind it will go by
     /// connections of another version.
     #[inline]
-    fn runs_alone(&self, id: SessionId, support: Support) -> bool {
+    fn waits_for_earlier_replies(&self, id: SessionId, support: Support) -> bool {
         let modes = || self.x.downstream.modes(id);
         match support {
             Support::Forward | Support::Split(_) => false,

@@ -76,7 +76,7 @@ pub(crate) struct Upstream {
     buffers: Buffers,
     outputs: VecDeque<Queued>,
     /// Connections whose unwritten bytes wait for [`Self::flush`].
-    corked: Vec<ConnectionId>,
+    deferred: Vec<ConnectionId>,
     events: VecDeque<Event>,
 }
 
@@ -137,7 +137,7 @@ impl Upstream {
             stats: NodeStats::new(config.clusters.len()),
             buffers: Buffers::default(),
             outputs: VecDeque::new(),
-            corked: Vec::new(),
+            deferred: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -448,12 +448,12 @@ impl Upstream {
     /// Whether busy connections wait for [`Self::flush`].
     #[inline]
     pub(crate) fn is_corked(&self) -> bool {
-        !self.corked.is_empty()
+        !self.deferred.is_empty()
     }
 
     /// Writes to busy nodes what all clients have for them.
     pub(crate) fn flush(&mut self) {
-        self.outputs.extend(self.corked.drain(..).map(Queued::WriteUpstream));
+        self.outputs.extend(self.deferred.drain(..).map(Queued::WriteUpstream));
     }
 
     /// Whether an output still means something: its connection may have gone since.
@@ -483,7 +483,7 @@ impl Upstream {
     /// Has what waits on a connection written, if that is busy with what other clients send as well.
     fn write_soon(&mut self, id: ConnectionId, is_busy: bool) {
         match is_busy {
-            true => self.corked.push(id),
+            true => self.deferred.push(id),
             false => self.outputs.push_back(Queued::WriteUpstream(id)),
         }
     }

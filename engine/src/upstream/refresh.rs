@@ -94,7 +94,7 @@ impl Upstream {
 
     /// Learns what a redirection tells. Returns the node that it leads to; `None` if that may not be
     /// asked.
-    pub(crate) fn heed(
+    pub(crate) fn learn_redirection(
         &mut self,
         from: ConnectionId,
         to: &Redirection,

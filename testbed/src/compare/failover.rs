@@ -56,7 +56,7 @@ fn fail_over(
     let primaries = cluster.primaries()?;
     let victim_node = *primaries.get(victim).context("too few primaries")?;
     let replicas = cluster.replicas_of(victim_node)?;
-    let heir = *replicas.first().context("no replica")?;
+    let successor = *replicas.first().context("no replica")?;
     let commands: Vec<(bool, bool, String)> = tags
         .iter()
         .enumerate()
@@ -81,7 +81,7 @@ fn fail_over(
         wait_for("traffic", begin, LAST_WORDS)?;
         victim_node.kill();
         let killed = begin.elapsed();
-        wait_for_promotion(heir)?;
+        wait_for_promotion(successor)?;
         wait_for("life after the failover", Instant::now(), AFTERWARDS)?;
         stop.store(true, Ordering::Relaxed);
         let stories = clients.into_iter().map(|client| {
@@ -153,9 +153,9 @@ fn tell(policy: &str, commands: &[(bool, bool, String)], stories: &[Story]) -> V
     ]
 }
 
-fn wait_for_promotion(heir: &RedisServer) -> Result<()> {
+fn wait_for_promotion(successor: &RedisServer) -> Result<()> {
     until("a replica to be promoted", PATIENCE, || {
-        let role = heir.cli(&["ROLE"])?;
+        let role = successor.cli(&["ROLE"])?;
         Ok(match role.starts_with("master") {
             true => Probe::Ready(()),
             false => Probe::NotYet(role.lines().next().unwrap_or_default().to_owned()),

@@ -155,11 +155,11 @@ impl Stage {
                 replica.restart()?;
             }
             Fault::LosePrimary => {
-                let heir = self.replica_of(victim)?;
+                let successor = self.replica_of(victim)?;
                 victim.kill();
                 // What it had answered may still be on its way to the client.
                 last_words = Some(self.clock.now() + Duration::from_secs(1));
-                wait_for_promotion(heir)?;
+                wait_for_promotion(successor)?;
                 victim.restart()?;
             }
             Fault::PausePrimary => {
@@ -168,16 +168,16 @@ impl Stage {
                 victim.resume()?;
             }
             Fault::PauseUntilReplaced => {
-                let heir = self.replica_of(victim)?;
+                let successor = self.replica_of(victim)?;
                 victim.pause()?;
-                let promoted = wait_for_promotion(heir);
+                let promoted = wait_for_promotion(successor);
                 victim.resume()?;
                 promoted?;
             }
             Fault::FailOver => {
-                let heir = self.replica_of(victim)?;
-                heir.cli(&["CLUSTER", "FAILOVER"])?;
-                wait_for_promotion(heir)?;
+                let successor = self.replica_of(victim)?;
+                successor.cli(&["CLUSTER", "FAILOVER"])?;
+                wait_for_promotion(successor)?;
             }
             Fault::Reshard => self.cluster.reshard(150, victim, other)?,
             Fault::CutConnections => {
@@ -279,13 +279,13 @@ fn configuration(cluster: &RedisCluster, number: u64) -> PluginConfig {
     PluginConfig::from_text(config.to_string())
 }
 
-fn wait_for_promotion(heir: &RedisServer) -> Result<()> {
+fn wait_for_promotion(successor: &RedisServer) -> Result<()> {
     until("the replica to take over", PATIENCE, || {
-        let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut heir.connect()?)?;
+        let role: Vec<redis::Value> = redis::cmd("ROLE").query(&mut successor.connect()?)?;
         let role = role.into_iter().next();
         Ok(match role == Some(redis::Value::BulkString(b"master".to_vec())) {
             true => Probe::Ready(()),
-            false => Probe::NotYet(format!("{} is {role:?}", heir.addr())),
+            false => Probe::NotYet(format!("{} is {role:?}", successor.addr())),
         })
     })
 }

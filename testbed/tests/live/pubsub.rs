@@ -326,14 +326,14 @@ fn subscriptions_survive_the_death_of_their_node() {
     victim.kill();
     let mut publisher = Client::connect(envoy.addr());
     probe_all(&mut publisher, &mut subscribers);
-    // After the failover the heir is where channels belong.
-    until("all workers to be subscribed at the heir", PATIENCE, || {
-        let heir = match cluster.owner(0) {
-            Ok(heir) if heir.addr() != victim.addr() => heir,
-            Ok(_) => return Ok(Probe::NotYet("no heir".to_owned())),
+    // After the failover the successor is where channels belong.
+    until("all workers to be subscribed at the successor", PATIENCE, || {
+        let successor = match cluster.owner(0) {
+            Ok(successor) if successor.addr() != victim.addr() => successor,
+            Ok(_) => return Ok(Probe::NotYet("no successor".to_owned())),
             Err(error) => return Ok(Probe::NotYet(format!("{error:#}"))),
         };
-        Ok(match ask::<(String, usize)>(heir, &["PUBSUB", "NUMSUB", "news"]).1 {
+        Ok(match ask::<(String, usize)>(successor, &["PUBSUB", "NUMSUB", "news"]).1 {
             count if count == workers => Probe::Ready(()),
             count => Probe::NotYet(format!("{count} of {workers}")),
         })

@@ -6,7 +6,7 @@
 //! client ──┘   (one for each topic)    (one for each node)
 //! ```
 //!
-//! A node is asked once for each topic, however many clients want it. `registry` keeps the books,
+//! A node is asked once for each topic, however many clients want it. `registry` keeps who is subscribed,
 //! `clients` takes commands, `nodes` keeps subscribed at nodes what has to be, `publish` counts who
 //! receives a message, `introspect` tells who is subscribed.
 

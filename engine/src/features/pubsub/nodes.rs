@@ -271,7 +271,7 @@ impl PubSub {
         if let Some(cluster) = x.upstream.cluster_of(from) {
             x.upstream.count(cluster).redirect_moved += 1;
         }
-        x.upstream.heed(from, to, SendMode::Plain, now);
+        x.upstream.learn_redirection(from, to, SendMode::Plain, now);
         let Some(subscription) = self.registry.get_mut(topic) else { return };
         subscription.redirections = subscription.redirections.saturating_add(1);
         if subscription.redirections > REDIRECTIONS {
@@ -284,7 +284,7 @@ impl PubSub {
     }
 
     /// A node will not have a subscription, or there is no room to ask: whoever waits for it is told
-    /// so, and whoever had it hopes on.
+    /// so; for those who had it the proxy tries again.
     fn refuse(&mut self, x: &mut Exchange, topic: SubscriptionId, error: &[u8]) {
         let Some(subscription) = self.registry.get_mut(topic) else { return };
         let waiting = std::mem::take(&mut subscription.waiting);

@@ -1,4 +1,4 @@
-//! The books of subscriptions: which clients are subscribed to what, and where nodes have been asked.
+//! The registry of subscriptions: which clients are subscribed to what, and where nodes have been asked.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::time::Instant;
 /// Names a topic that somebody wants, for as long as anybody does.
 pub(super) type SubscriptionId = Key<Subscription>;
 
-/// What the books of a topic, and of one client's subscription to it, are counted as.
+/// Bytes that a topic counts as beside its name, and one client's subscription to it.
 const OVERHEAD: usize = 128;
 
 /// A topic that clients want to hear of.

@@ -16,6 +16,7 @@ use slotmesh_testbed::{
     ENVOY_CLUSTER, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer, TempDir,
 };
 
+use crate::door;
 use crate::load::Profile;
 
 /// Envoy with redis_proxy.
@@ -26,6 +27,9 @@ pub(crate) const NATIVE_NAME: &str = "redis_proxy";
 
 /// What is held to the targets.
 pub(crate) const OWN_NAME: &str = "slotmesh";
+
+/// Slotmesh as Istio has it for one Service.
+const DOOR_NAME: &str = "slotmesh, door";
 
 /// For another proxy to listen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,7 +70,7 @@ enum Place {
 
 impl Contender {
     /// The Envoys of a profile, with one worker each: redis_proxy, the module that `make wasm`
-    /// built, and other builds of it.
+    /// built, the same behind a door, and other builds of it.
     pub(crate) fn start_all(
         profile: Profile,
         modules: &[Module],
@@ -78,6 +82,10 @@ impl Contender {
             Self::start(NATIVE_NAME, native(profile, cluster, mirror))?,
             Self::start(OWN_NAME, slotmesh.clone())?,
         ];
+        if profile == Profile::Plain {
+            let template = door::put_before(&slotmesh.template)?.into();
+            all.push(Self::start(DOOR_NAME, EnvoyOptions { template, ..slotmesh.clone() })?);
+        }
         for Module { name, path } in modules {
             let wasm = Some(path.clone());
             all.push(Self::start(name, EnvoyOptions { wasm, ..slotmesh.clone() })?);

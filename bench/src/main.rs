@@ -2,6 +2,7 @@
 //! binary, before the same Redis Cluster, measured in turn.
 
 mod contender;
+mod door;
 mod generator;
 mod load;
 mod measure;

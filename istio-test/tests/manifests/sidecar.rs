@@ -256,6 +256,22 @@ fn the_door_is_for_one_service_and_another_redis_on_its_port_stays_as_it_is() {
     assert_eq!(client.refusals(), Vec::<String>::new());
 }
 
+/// Envoy 1.40 does not hand it on, unless it is told to.
+#[test]
+fn the_last_reply_comes_before_the_end_of_the_connection() {
+    for name in BASES {
+        let world = World::start();
+        world.mesh.apply(&base(name)).unwrap();
+        let client = world.client();
+        wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+        for _ in 0..20 {
+            let mut client = Client::connect(client.addr(REDIS).unwrap()).unwrap();
+            assert_eq!(client.call("INCR a\r\nQUIT").unwrap().get(..1), Some(":"), "{name}");
+            assert_eq!(client.rest(), "+OK\r\n", "{name}");
+        }
+    }
+}
+
 /// As it is documented for a pod under load: all but the VirtualService, which then leads clients to it.
 #[test]
 fn no_client_of_a_running_pod_is_closed_when_the_route_comes_last_and_goes_first() {

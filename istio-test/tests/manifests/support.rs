@@ -146,6 +146,13 @@ impl Client {
         ensure!(line.trim_end() != command, "the client got its own bytes: {line}");
         Ok(line.trim_end().to_owned())
     }
+
+    /// What comes until the end of the connection.
+    pub(crate) fn rest(mut self) -> String {
+        let mut rest = String::new();
+        self.0.read_to_string(&mut rest).unwrap();
+        rest
+    }
 }
 
 /// What one command is answered over a new connection.

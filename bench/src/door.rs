@@ -49,3 +49,19 @@ pub(crate) fn put_before(template: &str) -> Result<String> {
          {after}\n  clusters:\n{CLUSTER}{clusters}"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use slotmesh_testbed::{EnvoyOptions, PluginConfig};
+
+    use super::*;
+
+    #[test]
+    fn the_door_takes_the_port_of_the_listener_behind_it() {
+        let template = EnvoyOptions::new(PluginConfig::from_text("")).template;
+        let with_door = put_before(&template).unwrap();
+        assert_eq!(with_door.matches("@LISTEN_PORT@").count(), 1);
+        let (door, behind) = with_door.split_once("internal_listener: {}\n").unwrap();
+        assert!(door.contains("tcp_proxy") && behind.contains("envoy.filters.network.wasm"));
+    }
+}

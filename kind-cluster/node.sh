@@ -149,6 +149,7 @@ cluster_down() {
   if node_runs; then
     kill -KILL "$(node_pid)"
   fi
-  wait_until 30 keeper_ended || die "process $(cat "$state/keeper") does not end; $state/log/keeper may say why"
+  # The kernel takes a hundred processes and their mounts down in its own time.
+  wait_until 120 keeper_ended || die "process $(cat "$state/keeper") does not end; $state/log/keeper may say why"
   remove_node
 }

@@ -14,7 +14,7 @@ keeper_ended() { ! keeper_runs; }
 # A number alone may be another process by now.
 runs() { # FILE-WITH-PID PROGRAM
   local pid
-  pid=$(cat "$1" 2>/dev/null) && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$2"
+  pid=$(cat "$1" 2>/dev/null) && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$2"
 }
 
 kubeconfig() { echo "$state/node/kubernetes/super-admin.conf"; }

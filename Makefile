@@ -43,6 +43,7 @@ compare: wasm ## look for redis_proxy's defects in it and in Slotmesh, side by s
 
 test: wasm test-deps ## run all tests, on real Redis and Envoy
 	cargo test --locked
+	cargo test --locked --package slotmesh-filter --lib
 
 test-long: wasm ## run the tests that take half a minute each and more: a mirror that hangs for as long
 	cargo test --locked --package slotmesh-testbed --test failover -- --ignored --nocapture

@@ -6,32 +6,7 @@ use std::fmt;
 use slotmesh_engine::Instant;
 
 use crate::abi::{self, HostBytes};
-
-/// Log levels of the ABI.
-#[derive(Clone, Copy)]
-pub(crate) enum Level {
-    Info = 2,
-    Warn = 3,
-    Error = 4,
-}
-
-/// Buffers of the ABI that Slotmesh reads or changes.
-#[derive(Clone, Copy)]
-pub(crate) enum Buffer {
-    HttpRequestBody = 0,
-    HttpResponseBody = 1,
-    Downstream = 2,
-    GrpcReceive = 5,
-    PluginConfiguration = 7,
-}
-
-/// Kinds of metric of the ABI.
-#[derive(Clone, Copy)]
-pub(crate) enum MetricKind {
-    Counter = 0,
-    Gauge = 1,
-    Histogram = 2,
-}
+pub(crate) use crate::abi::{Buffer, Level, MetricKind};
 
 /// A status other than "ok".
 #[derive(Clone, Copy, Debug)]
@@ -61,17 +36,17 @@ pub(crate) fn set_tick_period(milliseconds: u32) {
 
 /// `size` bytes of `buffer` from `start` on, or as many as there are.
 pub(crate) fn read(buffer: Buffer, start: usize, size: usize) -> Result<HostBytes, HostError> {
-    abi::get_buffer(buffer as u32, start, size).map_err(HostError)
+    abi::get_buffer(buffer, start, size).map_err(HostError)
 }
 
 /// Puts `bytes` in the place of the first `size` bytes of `buffer`.
 pub(crate) fn replace_start(buffer: Buffer, size: usize, bytes: &[u8]) -> Result<(), HostError> {
-    check(abi::set_buffer(buffer as u32, 0, size, bytes))
+    check(abi::set_buffer(buffer, 0, size, bytes))
 }
 
 /// Puts `bytes` behind all that `buffer` holds.
 pub(crate) fn append(buffer: Buffer, bytes: &[u8]) -> Result<(), HostError> {
-    check(abi::set_buffer(buffer as u32, usize::MAX, 0, bytes))
+    check(abi::set_buffer(buffer, usize::MAX, 0, bytes))
 }
 
 /// The value of a header of the request whose filter is called.
@@ -161,7 +136,7 @@ pub(crate) fn close_message() -> Option<String> {
 
 /// Defines a metric, or finds the one of this name; returns its id.
 pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, HostError> {
-    abi::define_metric(kind as u32, name).map_err(HostError)
+    abi::define_metric(kind, name).map_err(HostError)
 }
 
 /// Adds to a counter, or moves a gauge up or down.

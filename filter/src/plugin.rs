@@ -4,12 +4,15 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-use slotmesh_engine::{Config, ConnectionId, SessionId};
+use slotmesh_engine::{Config, SessionId};
 
+use crate::abi::{BodyAction, Callbacks};
+use crate::call::{self, Call, Stream};
 use crate::host::{self, Buffer, Level};
 use crate::id_map::IdMap;
 use crate::router::Router;
-use crate::tickets::{Stream, Tickets};
+use crate::scope::Scope;
+use crate::tickets::Tickets;
 use crate::transport;
 use crate::tunnel::Tunnel;
 
@@ -33,9 +36,11 @@ struct Plugins {
     clients: IdMap<Client>,
     /// Connections to nodes by the token of their stream.
     streams: IdMap<Stream>,
-    tickets: Tickets,
+    tickets: Tickets<Stream>,
     /// What the tunnels of this VM carry, by their context, but for streams of another VM's router.
     tunnels: IdMap<Stream>,
+    /// The context that host calls apply to in the callback that runs.
+    scope: Scope,
 }
 
 #[derive(Clone, Copy)]
@@ -44,54 +49,25 @@ struct Client {
     session: SessionId,
 }
 
-/// The tokens of one router's streams.
-pub(crate) struct Tokens<'a> {
-    root: u32,
-    streams: &'a mut IdMap<Stream>,
-    tickets: &'a mut Tickets,
-}
-
-impl Tokens<'_> {
-    /// A ticket for the stream that `connection` is about to be.
-    pub(crate) fn ticket(&mut self, connection: ConnectionId) -> String {
-        self.tickets.issue(Stream { root: self.root, connection })
-    }
-
-    /// Takes the ticket back: the stream could not be opened.
-    pub(crate) fn revoke(&mut self, connection: ConnectionId) {
-        self.tickets.revoke(connection);
-    }
-
-    pub(crate) fn insert(&mut self, token: u32, connection: ConnectionId) {
-        self.streams.insert(token, Stream { root: self.root, connection });
-    }
-
-    pub(crate) fn remove(&mut self, token: u32) {
-        if let Some(stream) = self.streams.remove(&token) {
-            self.tickets.revoke(stream.connection);
-        }
-    }
-}
-
 impl Plugins {
-    /// Lets a router handle something, with the tokens of its streams at hand.
+    /// Lets a router handle something.
     fn route<T>(
         &mut self,
         root: u32,
-        handle: impl FnOnce(&mut Router, &mut Tokens<'_>) -> T,
+        handle: impl FnOnce(&mut Router, &mut Call<'_>) -> T,
     ) -> Option<T> {
-        let router = self.routers.get_mut(&root)?;
-        let (streams, tickets) = (&mut self.streams, &mut self.tickets);
-        Some(handle(router, &mut Tokens { root, streams, tickets }))
+        let Self { routers, streams, tickets, scope, .. } = self;
+        let router = routers.get_mut(&root)?;
+        Some(handle(router, &mut Call { root, scope, streams, tickets }))
     }
 }
 
-/// Handles an event. A host may report one from within a call that another one's handling makes (a
+/// Handles an event of `context`. A host may report one from within a call that another one's handling makes (a
 /// write that finds its stream broken); it is handled when that is done. Envoy itself defers such
 /// events.
-fn with_plugins(handle: impl FnOnce(&mut Plugins) + 'static) {
+fn with_plugins(context: u32, handle: impl FnOnce(&mut Plugins) + 'static) {
     let mut handle = Some(handle);
-    let now = try_with_plugins(|plugins| handle.take().map(|handle| handle(plugins)));
+    let now = try_with_plugins(context, |plugins| handle.take().map(|handle| handle(plugins)));
     if now.is_none()
         && let Some(handle) = handle
     {
@@ -100,9 +76,10 @@ fn with_plugins(handle: impl FnOnce(&mut Plugins) + 'static) {
 }
 
 /// Handles an event unless another one is being handled.
-fn try_with_plugins<T>(handle: impl FnOnce(&mut Plugins) -> T) -> Option<T> {
+fn try_with_plugins<T>(context: u32, handle: impl FnOnce(&mut Plugins) -> T) -> Option<T> {
     PLUGINS.with(|plugins| {
         let mut plugins = plugins.try_borrow_mut().ok()?;
+        plugins.scope = Scope::at(context);
         let result = handle(&mut plugins);
         while let Some(late) = LATE.with_borrow_mut(VecDeque::pop_front) {
             late(&mut plugins);
@@ -111,22 +88,136 @@ fn try_with_plugins<T>(handle: impl FnOnce(&mut Plugins) -> T) -> Option<T> {
     })
 }
 
-pub(crate) fn on_vm_start() {
-    std::panic::set_hook(Box::new(|panic| {
-        host::log(Level::Error, &format!("slotmesh: this is a bug in Slotmesh: {panic}"));
-    }));
-    let build = option_env!("SLOTMESH_BUILD").unwrap_or("unknown build");
-    let version = env!("CARGO_PKG_VERSION");
-    host::log(Level::Info, &format!("slotmesh {version} ({build}) started"));
-}
+/// The module, as the host calls it.
+pub(crate) struct Module;
 
-pub(crate) fn on_configure(root: u32, size: usize) -> bool {
-    match configure(root, size) {
-        Ok(()) => true,
-        Err(reason) => {
-            host::log(Level::Error, &format!("slotmesh: configuration refused: {reason}"));
-            false
+impl Callbacks for Module {
+    fn on_vm_start() {
+        std::panic::set_hook(Box::new(|panic| {
+            host::log(Level::Error, &format!("slotmesh: this is a bug in Slotmesh: {panic}"));
+        }));
+        let build = option_env!("SLOTMESH_BUILD").unwrap_or("unknown build");
+        let version = env!("CARGO_PKG_VERSION");
+        host::log(Level::Info, &format!("slotmesh {version} ({build}) started"));
+    }
+
+    fn on_configure(root: u32, size: usize) -> bool {
+        match configure(root, size) {
+            Ok(()) => true,
+            Err(reason) => {
+                host::log(Level::Error, &format!("slotmesh: configuration refused: {reason}"));
+                false
+            }
         }
+    }
+
+    fn on_context_create(context: u32, parent: u32) {
+        with_plugins(context, move |plugins| {
+            if plugins.routers.contains_key(&parent) {
+                mark();
+            }
+            let session =
+                plugins.route(parent, |router, call| router.on_downstream_open(context, call));
+            if let Some(session) = session {
+                plugins.clients.insert(context, Client { root: parent, session });
+            }
+        });
+    }
+
+    fn on_tick(root: u32) {
+        with_plugins(root, move |plugins| {
+            plugins.route(root, |router, call| router.on_tick(call));
+        });
+    }
+
+    fn on_queue_ready(root: u32) {
+        with_plugins(root, move |plugins| {
+            plugins.route(root, |router, call| router.on_queue_ready(call));
+        });
+    }
+
+    fn on_downstream_data(context: u32, size: usize) {
+        with_plugins(context, move |plugins| {
+            let Some(Client { root, session }) = plugins.clients.get(&context).copied() else {
+                return;
+            };
+            plugins.route(root, |router, call| router.on_downstream_data(session, size, call));
+        });
+    }
+
+    fn on_downstream_close(context: u32) {
+        with_plugins(context, move |plugins| {
+            let Some(Client { root, session }) = plugins.clients.remove(&context) else { return };
+            plugins.route(root, |router, call| router.on_downstream_close(session, call));
+        });
+    }
+
+    fn on_upstream_open(root: u32, token: u32) {
+        with_plugins(root, move |plugins| {
+            let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
+                return;
+            };
+            plugins.route(root, |router, call| router.on_upstream_open(connection, call));
+        });
+    }
+
+    fn on_upstream_data(root: u32, token: u32, size: usize) {
+        with_plugins(root, move |plugins| {
+            let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
+                return;
+            };
+            plugins.route(root, |router, call| {
+                router.on_upstream_data(connection, host::read(Buffer::GrpcReceive, 0, size), call);
+            });
+        });
+    }
+
+    fn on_upstream_close(root: u32, token: u32, status: u32) {
+        let reason = host::close_message().unwrap_or_else(|| reason_of(status));
+        with_plugins(root, move |plugins| {
+            let Some(Stream { root, connection }) = plugins.streams.remove(&token) else { return };
+            call::revoke(&mut plugins.tickets, root, connection);
+            plugins.route(root, |router, call| router.on_upstream_close(connection, &reason, call));
+        });
+    }
+
+    /// A stream's headers are on their way through its tunnel: the only time that Envoy shows them.
+    fn on_request_headers(context: u32) {
+        let Ok(ticket) = host::request_header(transport::TICKET_HEADER) else { return };
+        with_plugins(context, move |plugins| {
+            if let Some(stream) = plugins.tickets.redeem(&ticket) {
+                plugins.tunnels.insert(context, stream);
+            }
+        });
+    }
+
+    fn on_request_body(context: u32, size: usize) {
+        if let Err(error) = TUNNEL.with_borrow_mut(|tunnel| tunnel.on_request_body(context, size)) {
+            host::log(Level::Error, &format!("slotmesh: bytes for a node were spoilt: {error}"));
+        }
+    }
+
+    /// Bytes from a node: a router in this VM gets them at once, and nothing of them goes through the
+    /// gRPC stream, except for its end. For one in another VM they are made a message of that stream.
+    fn on_response_body(context: u32, size: usize, end: bool) -> BodyAction {
+        if size > 0 && take_from_tunnel(context, size) {
+            return if end { BodyAction::Continue } else { BodyAction::Drop };
+        }
+        if let Err(error) = Tunnel::on_response_body(size) {
+            host::log(Level::Error, &format!("slotmesh: bytes from a node were spoilt: {error}"));
+        }
+        BodyAction::Continue
+    }
+
+    fn on_delete(context: u32) {
+        TUNNEL.with_borrow_mut(|tunnel| tunnel.on_delete(context));
+        with_plugins(context, move |plugins| {
+            if let Some(router) = plugins.routers.remove(&context) {
+                router.retire();
+            }
+            plugins.clients.remove(&context);
+            plugins.tunnels.remove(&context);
+        });
     }
 }
 
@@ -155,7 +246,7 @@ fn configure(root: u32, size: usize) -> Result<(), String> {
     if config.zone.is_none() {
         config.zone = zone();
     }
-    with_plugins(move |plugins| {
+    with_plugins(root, move |plugins| {
         plugins.routers.insert(root, Router::new(config));
     });
     Ok(())
@@ -168,79 +259,11 @@ fn zone() -> Option<String> {
     Some(zone.to_owned())
 }
 
-pub(crate) fn on_context_create(context: u32, parent: u32) {
-    with_plugins(move |plugins| {
-        if plugins.routers.contains_key(&parent) {
-            mark();
-        }
-        let session =
-            plugins.route(parent, |router, tokens| router.on_downstream_open(context, tokens));
-        if let Some(session) = session {
-            plugins.clients.insert(context, Client { root: parent, session });
-        }
-    });
-}
-
 /// Tells Envoy's other filters that a router has this client. In a mesh, one of them stands before echo
 /// and closes connections without this mark (istio/base): echo alone would give a client its own bytes.
 fn mark() {
     // A host that keeps no properties has no such filter either.
     let _ = host::set_property("slotmesh", "router");
-}
-
-pub(crate) fn on_tick(root: u32) {
-    with_plugins(move |plugins| {
-        plugins.route(root, |router, tokens| router.on_tick(tokens));
-    });
-}
-
-pub(crate) fn on_queue_ready(root: u32) {
-    with_plugins(move |plugins| {
-        plugins.route(root, |router, tokens| router.on_queue_ready(tokens));
-    });
-}
-
-pub(crate) fn on_downstream_data(context: u32, size: usize) {
-    with_plugins(move |plugins| {
-        let Some(Client { root, session }) = plugins.clients.get(&context).copied() else { return };
-        plugins.route(root, |router, tokens| router.on_downstream_data(session, size, tokens));
-    });
-}
-
-pub(crate) fn on_downstream_close(context: u32) {
-    with_plugins(move |plugins| {
-        let Some(Client { root, session }) = plugins.clients.remove(&context) else { return };
-        plugins.route(root, |router, tokens| router.on_downstream_close(session, tokens));
-    });
-}
-
-pub(crate) fn on_upstream_open(token: u32) {
-    with_plugins(move |plugins| {
-        let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
-            return;
-        };
-        plugins.route(root, |router, tokens| router.on_upstream_open(connection, tokens));
-    });
-}
-
-pub(crate) fn on_upstream_data(token: u32, size: usize) {
-    with_plugins(move |plugins| {
-        let Some(Stream { root, connection }) = plugins.streams.get(&token).copied() else {
-            return;
-        };
-        plugins.route(root, |router, tokens| {
-            router.on_upstream_data(connection, host::read(Buffer::GrpcReceive, 0, size), tokens);
-        });
-    });
-}
-
-pub(crate) fn on_upstream_close(token: u32, status: u32) {
-    let reason = host::close_message().unwrap_or_else(|| reason_of(status));
-    with_plugins(move |plugins| {
-        let Some(Stream { root, connection }) = plugins.streams.remove(&token) else { return };
-        plugins.tickets.revoke(connection);
-        plugins.route(root, |router, tokens| router.on_upstream_close(connection, &reason, tokens));
-    });
 }
 
 /// What the gRPC status means with which Envoy ends a stream that was a TCP connection.
@@ -253,35 +276,8 @@ fn reason_of(status: u32) -> String {
     }
 }
 
-/// A stream's headers are on their way through its tunnel: the only time that Envoy shows them.
-pub(crate) fn on_request_headers(context: u32) {
-    let Ok(ticket) = host::request_header(transport::TICKET_HEADER) else { return };
-    with_plugins(move |plugins| {
-        if let Some(stream) = plugins.tickets.redeem(&ticket) {
-            plugins.tunnels.insert(context, stream);
-        }
-    });
-}
-
-pub(crate) fn on_request_body(context: u32, size: usize) {
-    if let Err(error) = TUNNEL.with_borrow_mut(|tunnel| tunnel.on_request_body(context, size)) {
-        host::log(Level::Error, &format!("slotmesh: bytes for a node were spoilt: {error}"));
-    }
-}
-
-/// Bytes from a node: a router in this VM gets them at once, and nothing is left of them for Envoy to
-/// carry through the gRPC stream; for one in another VM they are made a message of that stream.
-pub(crate) fn on_response_body(context: u32, size: usize) {
-    if size == 0 || take_from_tunnel(context, size) {
-        return;
-    }
-    if let Err(error) = Tunnel::on_response_body(size) {
-        host::log(Level::Error, &format!("slotmesh: bytes from a node were spoilt: {error}"));
-    }
-}
-
 fn take_from_tunnel(context: u32, size: usize) -> bool {
-    try_with_plugins(|plugins| {
+    try_with_plugins(context, |plugins| {
         let Some(Stream { root, connection }) = plugins.tunnels.get(&context).copied() else {
             return false;
         };
@@ -289,23 +285,10 @@ fn take_from_tunnel(context: u32, size: usize) -> bool {
         if host::replace_start(Buffer::HttpResponseBody, size, b"").is_err() {
             return false;
         }
-        // What the router asks of the host is asked for its own context, not for the tunnel's.
-        let _ = host::set_effective_context(root);
-        plugins.route(root, |router, tokens| {
-            router.on_upstream_data(connection, Ok(bytes), tokens);
+        plugins.route(root, |router, call| {
+            router.on_upstream_data(connection, Ok(bytes), call);
         });
         true
     })
     .unwrap_or(false)
-}
-
-pub(crate) fn on_delete(context: u32) {
-    TUNNEL.with_borrow_mut(|tunnel| tunnel.on_delete(context));
-    with_plugins(move |plugins| {
-        if let Some(router) = plugins.routers.remove(&context) {
-            router.retire();
-        }
-        plugins.clients.remove(&context);
-        plugins.tunnels.remove(&context);
-    });
 }

@@ -6,9 +6,10 @@ use slotmesh_engine::config::Attribute;
 use slotmesh_engine::{Config, ConnectionId, Instant, LogLevel, Output, Proxy, SessionId};
 
 use crate::abi::HostBytes;
-use crate::host::{self, Buffer, HostError, Level};
+use crate::call::Call;
+use crate::client::Client;
+use crate::host::{self, HostError, Level};
 use crate::metrics::Metrics;
-use crate::plugin::Tokens;
 use crate::transport;
 
 /// A network filter's root context: the proxy of all its clients on this worker.
@@ -25,25 +26,6 @@ pub(crate) struct Router {
     tick_at: Option<Instant>,
     /// The connection that could not be opened, and why: for the engine to hear in the next callback.
     unopened: Option<(ConnectionId, String)>,
-}
-
-/// Read bytes are left in the host's buffer only as long as they are not more than this: Envoy stops
-/// reading when its buffer is full.
-const MOST_STALE: usize = 4096;
-
-/// What the host knows a session by.
-#[derive(Clone, Copy, Default)]
-struct Client {
-    context: u32,
-    /// So many bytes at the start of the host's buffer have been read. They stay until replies take
-    /// their place, which saves a call of the host.
-    stale: usize,
-    /// Its bytes are left in the host's buffer.
-    paused: bool,
-    /// It has sent bytes since, and they are still there.
-    unread: bool,
-    /// It has sent bytes before, and the engine knows what it wants to know of it.
-    known: bool,
 }
 
 /// What doing as the engine says has led to.
@@ -69,15 +51,13 @@ impl Router {
         }
     }
 
-    pub(crate) fn on_downstream_open(
-        &mut self,
-        context: u32,
-        tokens: &mut Tokens<'_>,
-    ) -> SessionId {
+    pub(crate) fn on_downstream_open(&mut self, context: u32, call: &mut Call<'_>) -> SessionId {
+        // Needs no call of the host: the callback is this context's.
+        let _ = call.enter_client(context);
         let now = host::now();
         let session = self.proxy.handle_downstream_open(now);
-        place(&mut self.clients, session.index(), Client { context, ..Client::default() });
-        self.obey(now, tokens);
+        place(&mut self.clients, session.index(), Client::new(context));
+        self.obey(now, call);
         session
     }
 
@@ -86,30 +66,31 @@ impl Router {
         &mut self,
         session: SessionId,
         size: usize,
-        tokens: &mut Tokens<'_>,
+        call: &mut Call<'_>,
     ) {
-        self.introduce(session);
         let Some(client) = self.clients.get_mut(session.index()) else { return };
-        if client.paused {
-            client.unread = true;
+        if call.enter_client(client.context).is_err() {
             return;
         }
+        self.introduce(session);
+        let Some(client) = self.clients.get_mut(session.index()) else { return };
         let now = host::now();
-        match read_downstream(client, size) {
-            Ok(bytes) => self.proxy.handle_downstream_data(session, &bytes, now),
+        match client.read(size) {
+            Ok(Some(bytes)) => self.proxy.handle_downstream_data(session, &bytes, now),
+            Ok(None) => return,
             // Bytes that cannot be taken out would come back to the client as an echo.
             Err(_) => {
                 let _ = host::close_downstream();
             }
         }
-        self.obey(now, tokens);
+        self.obey(now, call);
     }
 
     /// Tells the engine what it wants to know of a client that sends its first bytes. By then the
     /// filters before this one have set what they know of it.
     fn introduce(&mut self, session: SessionId) {
         let Some(client) = self.clients.get_mut(session.index()) else { return };
-        if std::mem::replace(&mut client.known, true) {
+        if !client.is_new() {
             return;
         }
         // Each costs a call of the host; only who plays a cluster needs the second.
@@ -130,23 +111,27 @@ impl Router {
         self.proxy.handle_downstream_attributes(session, values);
     }
 
-    pub(crate) fn on_downstream_close(&mut self, session: SessionId, tokens: &mut Tokens<'_>) {
+    pub(crate) fn on_downstream_close(&mut self, session: SessionId, call: &mut Call<'_>) {
+        if let Some(client) = self.clients.get(session.index()) {
+            // Fails for a context that is gone, to which nothing more applies.
+            let _ = call.enter_client(client.context);
+        }
         let now = host::now();
         self.proxy.handle_downstream_close(session, now);
-        self.obey(now, tokens);
+        self.obey(now, call);
     }
 
-    pub(crate) fn on_upstream_open(&mut self, connection: ConnectionId, tokens: &mut Tokens<'_>) {
+    pub(crate) fn on_upstream_open(&mut self, connection: ConnectionId, call: &mut Call<'_>) {
         let now = host::now();
         self.proxy.handle_upstream_open(connection, now);
-        self.obey(now, tokens);
+        self.obey(now, call);
     }
 
     pub(crate) fn on_upstream_data(
         &mut self,
         connection: ConnectionId,
         bytes: Result<HostBytes, HostError>,
-        tokens: &mut Tokens<'_>,
+        call: &mut Call<'_>,
     ) {
         let now = host::now();
         match bytes {
@@ -155,40 +140,41 @@ impl Router {
                 self.proxy.handle_upstream_close(connection, &error.to_string(), now);
             }
         }
-        self.obey(now, tokens);
+        self.obey(now, call);
     }
 
     pub(crate) fn on_upstream_close(
         &mut self,
         connection: ConnectionId,
         reason: &str,
-        tokens: &mut Tokens<'_>,
+        call: &mut Call<'_>,
     ) {
         let now = host::now();
         if let Some(node) = self.nodes.get_mut(connection.index()) {
             *node = None;
         }
         self.proxy.handle_upstream_close(connection, reason, now);
-        self.obey(now, tokens);
+        self.obey(now, call);
     }
 
-    pub(crate) fn on_tick(&mut self, tokens: &mut Tokens<'_>) {
+    pub(crate) fn on_tick(&mut self, call: &mut Call<'_>) {
         let now = host::now();
         self.tick_at = None;
         self.proxy.handle_timeout(now);
-        self.obey(now, tokens);
+        self.obey(now, call);
         if self.tick_at.is_none() {
+            call.enter_router();
             host::set_tick_period(0);
         }
     }
 
     /// The events that the host had at hand have been handled.
-    pub(crate) fn on_queue_ready(&mut self, tokens: &mut Tokens<'_>) {
+    pub(crate) fn on_queue_ready(&mut self, call: &mut Call<'_>) {
         if let Some(queue) = self.queue {
             host::awaken(queue);
         }
         self.proxy.flush();
-        self.obey(host::now(), tokens);
+        self.obey(host::now(), call);
     }
 
     /// The root context ends, and with it what its gauges tell of.
@@ -201,7 +187,7 @@ impl Router {
     /// A stream that fails inside the call that opens it ends the callback, and the rest is left for the next:
     /// Envoy puts off the end of that stream until no callback runs, and would try again for ever if it had
     /// to enter this VM once more before.
-    fn obey(&mut self, now: Instant, tokens: &mut Tokens<'_>) {
+    fn obey(&mut self, now: Instant, call: &mut Call<'_>) {
         if let Some((connection, reason)) = self.unopened.take() {
             self.proxy.handle_upstream_close(connection, &reason, now);
         }
@@ -209,7 +195,7 @@ impl Router {
         while self.unopened.is_none() {
             let Self { proxy, clients, nodes, .. } = self;
             while let Some(output) = proxy.poll_output() {
-                events.extend(carry_out(output, clients, nodes, tokens));
+                events.extend(carry_out(output, clients, nodes, call));
                 if let Some(Event::Unopened(..)) = events.last() {
                     break;
                 }
@@ -218,19 +204,21 @@ impl Router {
                 break;
             }
             for event in events.drain(..) {
-                self.handle(event, now);
+                self.handle(event, now, call);
             }
         }
-        self.set_timer(now);
+        self.set_timer(now, call);
     }
 
     /// Nothing here enters this VM again.
-    fn handle(&mut self, event: Event, now: Instant) {
+    fn handle(&mut self, event: Event, now: Instant, call: &mut Call<'_>) {
         match event {
             Event::Read(session, bytes) => {
                 self.proxy.handle_downstream_data(session, &bytes, now);
             }
             Event::Flush => {
+                // A queue belongs to its root context.
+                call.enter_router();
                 if self.queue.is_none_or(|queue| host::wake(queue).is_err()) {
                     self.proxy.flush();
                 }
@@ -244,7 +232,7 @@ impl Router {
     }
 
     /// The tick that has been asked for may come too early, which does no harm, but not too late.
-    fn set_timer(&mut self, now: Instant) {
+    fn set_timer(&mut self, now: Instant, call: &mut Call<'_>) {
         let waiting = self.unopened.is_some().then_some(now);
         let Some(wanted) = waiting.or_else(|| self.proxy.poll_timeout()) else { return };
         if self.tick_at.is_some_and(|at| at <= wanted) {
@@ -253,6 +241,7 @@ impl Router {
         let wait = wanted.saturating_duration_since(now);
         let milliseconds = wait.as_nanos().div_ceil(1_000_000).max(1);
         let milliseconds = u32::try_from(milliseconds).unwrap_or(u32::MAX);
+        call.enter_router();
         host::set_tick_period(milliseconds);
         self.tick_at = Some(now + std::time::Duration::from_millis(milliseconds.into()));
     }
@@ -269,18 +258,19 @@ fn carry_out(
     output: Output<'_>,
     clients: &mut [Client],
     nodes: &mut Vec<Option<(ConnectionId, u32)>>,
-    tokens: &mut Tokens<'_>,
+    call: &mut Call<'_>,
 ) -> Option<Event> {
     match output {
         Output::OpenUpstream { connection, envoy_cluster, address } => {
-            match transport::open(envoy_cluster, address, &tokens.ticket(connection)) {
+            call.enter_router();
+            match transport::open(envoy_cluster, address, &call.ticket(connection)) {
                 Ok(token) => {
                     place(nodes, connection.index(), Some((connection, token)));
-                    tokens.insert(token, connection);
+                    call.insert(token, connection);
                     None
                 }
                 Err(error) => {
-                    tokens.revoke(connection);
+                    call.revoke(connection);
                     let reason = format!(
                         "Envoy opens no stream through its cluster '{envoy_cluster}' ({error}): \
                          there is no such cluster, or it has no endpoint of this address"
@@ -291,42 +281,43 @@ fn carry_out(
         }
         Output::WriteUpstream { connection, bytes } => {
             let token = token_of(nodes, connection)?;
+            call.enter_router();
             let error = transport::send(token, bytes).err()?;
             Some(Event::Failed(connection, error.to_string()))
         }
         Output::CloseUpstream { connection } => {
             let token = token_of(nodes, connection)?;
             place(nodes, connection.index(), None);
-            tokens.remove(token);
+            call.remove(token);
+            call.enter_router();
             host::cancel(token);
             None
         }
+        // Where a call for a client fails, the client is gone; its context's end will be reported.
         Output::WriteDownstream { session, bytes } => {
             let client = clients.get_mut(session.index())?;
-            match write_downstream(client, bytes) {
-                Ok(unread) => Some(Event::Read(session, unread?)),
-                Err(_) => {
-                    // The client is gone; its context's end will be reported.
-                    None
-                }
-            }
+            call.enter_client(client.context).ok()?;
+            let unread = client.write(bytes).ok()?;
+            Some(Event::Read(session, unread?))
         }
         Output::CloseDownstream { session } => {
             let client = clients.get(session.index())?;
-            let _ =
-                host::set_effective_context(client.context).and_then(|()| host::close_downstream());
+            call.enter_client(client.context).ok()?;
+            host::close_downstream().ok()?;
             None
         }
         Output::PauseDownstream { session } => {
-            clients.get_mut(session.index())?.paused = true;
+            clients.get_mut(session.index())?.pause();
             None
         }
         Output::ResumeDownstream { session } => {
             let client = clients.get_mut(session.index())?;
-            client.paused = false;
-            let unread =
-                host::set_effective_context(client.context).and_then(|()| take_unread(client));
-            Some(Event::Read(session, unread.ok()??))
+            if !client.resume() {
+                return None;
+            }
+            call.enter_client(client.context).ok()?;
+            let unread = client.take_unread().ok()?;
+            Some(Event::Read(session, unread?))
         }
         Output::FlushSoon => Some(Event::Flush),
         Output::ReportStats => Some(Event::StatsDue),
@@ -335,55 +326,11 @@ fn carry_out(
                 LogLevel::Info => Level::Info,
                 LogLevel::Warn => Level::Warn,
             };
+            call.enter_router();
             host::log(level, &format!("slotmesh: {message}"));
             None
         }
     }
-}
-
-/// The bytes in the host's buffer, of `size` in all, that have not been read before.
-fn read_downstream(client: &mut Client, size: usize) -> Result<HostBytes, HostError> {
-    let bytes = host::read(Buffer::Downstream, client.stale, size.saturating_sub(client.stale))?;
-    client.stale = size;
-    if size > MOST_STALE {
-        drop_stale(client)?;
-    }
-    Ok(bytes)
-}
-
-/// Takes what has been read out of the host's buffer.
-fn drop_stale(client: &mut Client) -> Result<(), HostError> {
-    match std::mem::take(&mut client.stale) {
-        0 => Ok(()),
-        stale => host::replace_start(Buffer::Downstream, stale, b""),
-    }
-}
-
-/// Has the next filter, echo, write `bytes` to a client.
-///
-/// Echo takes all that is in the buffer, and only after this callback, perhaps after further ones. So
-/// replies go behind those that it has not taken yet, and whatever the client has sent is taken out
-/// before; it is returned.
-fn write_downstream(client: &mut Client, bytes: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
-    host::set_effective_context(client.context)?;
-    let unread = take_unread(client)?;
-    match std::mem::take(&mut client.stale) {
-        0 => host::append(Buffer::Downstream, bytes)?,
-        stale => host::replace_start(Buffer::Downstream, stale, bytes)?,
-    }
-    host::resume_downstream()?;
-    Ok(unread)
-}
-
-/// Takes what a paused client has sent out of the host's buffer.
-fn take_unread(client: &mut Client) -> Result<Option<Vec<u8>>, HostError> {
-    if !std::mem::take(&mut client.unread) {
-        return Ok(None);
-    }
-    drop_stale(client)?;
-    let unread = host::read(Buffer::Downstream, 0, usize::MAX >> 1)?;
-    host::replace_start(Buffer::Downstream, unread.len(), b"")?;
-    Ok(Some(unread.to_vec()))
 }
 
 fn token_of(nodes: &[Option<(ConnectionId, u32)>], connection: ConnectionId) -> Option<u32> {

@@ -5,6 +5,8 @@ use std::cell::Cell;
 
 use slotmesh_engine::Address;
 
+use crate::encoding::{grpc_service, header_pairs};
+use crate::framing::HEADER_LEN;
 use crate::host::{self, HostError};
 
 /// Names the header by which the tunnel, where it runs in the router's VM, knows whose stream it has.
@@ -40,52 +42,5 @@ pub(crate) fn send(token: u32, bytes: &[u8]) -> Result<(), HostError> {
 /// Whether a body of `size` bytes with its gRPC header, that the host hands to the tunnel, is just the
 /// message that the router is sending: both run in one VM, and one after the other.
 pub(crate) fn is_in_hand(size: usize) -> bool {
-    IN_HAND.get().is_some_and(|len| len.saturating_add(GRPC_HEADER) == size)
-}
-
-/// Length of what precedes a gRPC message: a flag (0: not compressed) and the message's length.
-pub(crate) const GRPC_HEADER: usize = 5;
-
-/// An `envoy.config.core.v3.GrpcService` whose field 1, `envoy_grpc`, holds 1: the cluster's name
-/// and 2: the authority.
-fn grpc_service(envoy_cluster: &[u8], authority: &[u8]) -> Vec<u8> {
-    let mut envoy_grpc = Vec::new();
-    write_field(&mut envoy_grpc, 1, envoy_cluster);
-    write_field(&mut envoy_grpc, 2, authority);
-    let mut service = Vec::new();
-    write_field(&mut service, 1, &envoy_grpc);
-    service
-}
-
-/// A length-delimited protobuf field.
-fn write_field(out: &mut Vec<u8>, number: u8, value: &[u8]) {
-    const LENGTH_DELIMITED: u8 = 2;
-    out.push(number << 3 | LENGTH_DELIMITED);
-    let mut length = value.len();
-    while length >= 0x80 {
-        out.push(length as u8 | 0x80);
-        length >>= 7;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(value);
-}
-
-/// A header map as the ABI writes it: count, all lengths, then all names and values with a NUL each.
-fn header_pairs(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let write_length = |out: &mut Vec<u8>, length: usize| {
-        out.extend_from_slice(&(length as u32).to_le_bytes());
-    };
-    write_length(&mut out, pairs.len());
-    for (name, value) in pairs {
-        write_length(&mut out, name.len());
-        write_length(&mut out, value.len());
-    }
-    for (name, value) in pairs {
-        for text in [name, value] {
-            out.extend_from_slice(text);
-            out.push(0);
-        }
-    }
-    out
+    IN_HAND.get().is_some_and(|len| len.saturating_add(HEADER_LEN) == size)
 }

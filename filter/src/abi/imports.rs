@@ -1,24 +1,35 @@
-//! The proxy-wasm 0.2.1 ABI as far as Slotmesh uses it: the functions it imports from the host and
-//! those it exports, and the memory that passes between them. The only file with `unsafe`.
-//!
-//! It is our own rather than the proxy-wasm SDK's for three reasons. The SDK exports every callback
-//! there is, and Envoy enters the VM for each that is exported: `proxy_on_upstream_data` alone costs
-//! an entry for every reply that the echo filter writes. It files a stream under the context whose
-//! callback opened it and drops its events when that context goes, where our connections are shared
-//! by clients that come and go. And it panics on statuses that we can answer.
+//! What the module calls in the host: the imported functions, and a safe one around each.
 
-use std::cell::{Cell, RefCell};
-
-use crate::host::Level;
-use crate::plugin;
+use super::memory::HostBytes;
 
 /// `WasmResult::Ok` of the ABI; every other value is an error.
 pub(crate) const STATUS_OK: u32 = 0;
 
-/// What a stream callback returns: go on with the next filter.
-const ACTION_CONTINUE: u32 = 0;
-/// Stop here until told to go on.
-const ACTION_PAUSE: u32 = 1;
+/// Log levels of the ABI.
+#[derive(Clone, Copy)]
+pub(crate) enum Level {
+    Info = 2,
+    Warn = 3,
+    Error = 4,
+}
+
+/// Buffers of the ABI that Slotmesh reads or changes.
+#[derive(Clone, Copy)]
+pub(crate) enum Buffer {
+    HttpRequestBody = 0,
+    HttpResponseBody = 1,
+    Downstream = 2,
+    GrpcReceive = 5,
+    PluginConfiguration = 7,
+}
+
+/// Kinds of metric of the ABI.
+#[derive(Clone, Copy)]
+pub(crate) enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 2,
+}
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -90,59 +101,6 @@ unsafe extern "C" {
     fn environ_get(variables: *mut *mut u8, buffer: *mut u8) -> u32;
 }
 
-thread_local! {
-    /// A buffer for the next thing that the host wants to hand over.
-    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// Capacity of the buffer that the host is filling, or has filled last.
-    static LENT_CAPACITY: Cell<usize> = const { Cell::new(0) };
-}
-
-/// A spare buffer that has grown beyond this is freed.
-const KEPT_CAPACITY: usize = 1024 * 1024;
-
-/// Bytes that the host handed over; their memory is used again for the next.
-pub(crate) struct HostBytes(Vec<u8>);
-
-impl HostBytes {
-    fn empty() -> Self {
-        Self(Vec::new())
-    }
-
-    /// Takes over what the host has put into memory of ours.
-    fn adopt(data: *mut u8, size: usize) -> Self {
-        let capacity = LENT_CAPACITY.replace(0);
-        if data.is_null() || size > capacity {
-            return Self::empty();
-        }
-        // SAFETY: in every call that returns memory the host asks `proxy_on_memory_allocate` for it
-        // once, fills it and returns it; `data` is what that function returned last, the pointer of
-        // a leaked `Vec<u8>` of `capacity` bytes, the first `size` of which the host has written.
-        Self(unsafe { Vec::from_raw_parts(data, size, capacity) })
-    }
-}
-
-impl std::ops::Deref for HostBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for HostBytes {
-    fn drop(&mut self) {
-        let mut spent = std::mem::take(&mut self.0);
-        if spent.capacity() <= KEPT_CAPACITY {
-            spent.clear();
-            SPARE.with_borrow_mut(|spare| {
-                if spare.capacity() < spent.capacity() {
-                    *spare = spent;
-                }
-            });
-        }
-    }
-}
-
 pub(crate) fn log(level: Level, message: &str) {
     // SAFETY: the host only reads the message, during the call. There is nobody to tell of an error.
     unsafe { proxy_log(level as u32, message.as_ptr(), message.len()) };
@@ -153,16 +111,16 @@ pub(crate) fn set_tick_period(milliseconds: u32) -> u32 {
     unsafe { proxy_set_tick_period_milliseconds(milliseconds) }
 }
 
-pub(crate) fn get_buffer(buffer: u32, start: usize, max_size: usize) -> Result<HostBytes, u32> {
+pub(crate) fn get_buffer(buffer: Buffer, start: usize, max_size: usize) -> Result<HostBytes, u32> {
     receive(|data, size| {
         // SAFETY: `data` and `size` are valid for the host to write to during the call.
-        unsafe { proxy_get_buffer_bytes(buffer, start, max_size, data, size) }
+        unsafe { proxy_get_buffer_bytes(buffer as u32, start, max_size, data, size) }
     })
 }
 
-pub(crate) fn set_buffer(buffer: u32, start: usize, size: usize, bytes: &[u8]) -> u32 {
+pub(crate) fn set_buffer(buffer: Buffer, start: usize, size: usize, bytes: &[u8]) -> u32 {
     // SAFETY: the host only reads `bytes`, during the call.
-    unsafe { proxy_set_buffer_bytes(buffer, start, size, bytes.as_ptr(), bytes.len()) }
+    unsafe { proxy_set_buffer_bytes(buffer as u32, start, size, bytes.as_ptr(), bytes.len()) }
 }
 
 pub(crate) fn get_header(map: u32, name: &[u8]) -> Result<HostBytes, u32> {
@@ -261,10 +219,10 @@ pub(crate) fn dequeue(id: u32) -> Result<HostBytes, u32> {
     })
 }
 
-pub(crate) fn define_metric(kind: u32, name: &str) -> Result<u32, u32> {
+pub(crate) fn define_metric(kind: MetricKind, name: &str) -> Result<u32, u32> {
     let mut id = 0;
     // SAFETY: the host reads the name and writes `id`, both during the call.
-    let status = unsafe { proxy_define_metric(kind, name.as_ptr(), name.len(), &mut id) };
+    let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) };
     if status == STATUS_OK { Ok(id) } else { Err(status) }
 }
 
@@ -322,110 +280,4 @@ fn receive(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<HostByt
         STATUS_OK => Ok(HostBytes::adopt(data, size)),
         status => Err(status),
     }
-}
-
-/// Tells the host which ABI this module speaks.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_abi_version_0_2_1() {}
-
-/// Gives the host memory for what a call of ours returns; see [`HostBytes::adopt`].
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let mut buffer = SPARE.take();
-    buffer.clear();
-    buffer.reserve_exact(size);
-    LENT_CAPACITY.set(buffer.capacity());
-    std::mem::ManuallyDrop::new(buffer).as_mut_ptr()
-}
-
-/// A root context (without parent) or a connection's has been made.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_context_create(context: u32, parent: u32) {
-    plugin::on_context_create(context, parent);
-}
-
-/// The VM starts.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_vm_start(_root: u32, _configuration_size: usize) -> u32 {
-    plugin::on_vm_start();
-    1
-}
-
-/// A plugin is configured; 0 refuses.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_configure(root: u32, configuration_size: usize) -> u32 {
-    u32::from(plugin::on_configure(root, configuration_size))
-}
-
-/// The timer of a root context has fired.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_tick(root: u32) {
-    plugin::on_tick(root);
-}
-
-/// What was put into a queue of a root context's can be taken out.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_queue_ready(root: u32, _queue: u32) {
-    plugin::on_queue_ready(root);
-}
-
-/// A client has sent bytes.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_downstream_data(context: u32, size: usize, _end: u32) -> u32 {
-    plugin::on_downstream_data(context, size);
-    ACTION_PAUSE
-}
-
-/// A client has gone, or has been closed.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_downstream_connection_close(context: u32, _peer: u32) {
-    plugin::on_downstream_close(context);
-}
-
-/// A connection to a node has been established: Envoy's TCP upstream makes up response headers. For
-/// one that was refused it reports none.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_grpc_receive_initial_metadata(_root: u32, token: u32, headers: u32) {
-    if headers > 0 {
-        plugin::on_upstream_open(token);
-    }
-}
-
-/// A node has sent bytes.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_grpc_receive(_root: u32, token: u32, size: usize) {
-    plugin::on_upstream_data(token, size);
-}
-
-/// A connection to a node has ended, or could not be established.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_grpc_close(_root: u32, token: u32, status: u32) {
-    plugin::on_upstream_close(token, status);
-}
-
-/// The tunnel: a connection to a node is being opened.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_headers(context: u32, _headers: u32, _end: u32) -> u32 {
-    plugin::on_request_headers(context);
-    ACTION_CONTINUE
-}
-
-/// The tunnel: bytes to a node.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_body(context: u32, size: usize, _end: u32) -> u32 {
-    plugin::on_request_body(context, size);
-    ACTION_CONTINUE
-}
-
-/// The tunnel: bytes from a node.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_response_body(context: u32, size: usize, _end: u32) -> u32 {
-    plugin::on_response_body(context, size);
-    ACTION_CONTINUE
-}
-
-/// A context has ended.
-#[unsafe(no_mangle)]
-extern "C" fn proxy_on_delete(context: u32) {
-    plugin::on_delete(context);
 }

@@ -95,11 +95,7 @@ impl Upstream {
         key: PoolKey,
         now: Instant,
     ) -> Option<ConnectionId> {
-        let address = self.node_address(cluster, node)?.clone();
-        if !self.may_connect(cluster, node, now) {
-            return None;
-        }
-        let id = self.open(cluster, address, Purpose::Shared(node, key), now);
+        let id = self.connect(cluster, node, Purpose::Shared(node, key), now)?;
         self.clusters.get_mut(cluster.position())?.node_mut(node)?.set_shared(key, Some(id));
         Some(id)
     }
@@ -126,12 +122,7 @@ impl Upstream {
         }
         let id = match self.pool.spare.iter().rposition(leads_there) {
             Some(position) => self.pool.spare.remove(position),
-            None => {
-                if !self.may_connect(cluster, node, now) {
-                    return None;
-                }
-                self.open(cluster, address, Purpose::Dedicated(node, profile), now)
-            }
+            None => self.connect(cluster, node, Purpose::Dedicated(node, profile), now)?,
         };
         self.connections.get_mut(id)?.assignment.client = Some(client);
         self.pool.give(client, id);
@@ -315,11 +306,7 @@ impl Upstream {
         node: NodeIndex,
         now: Instant,
     ) -> Option<ConnectionId> {
-        let address = self.node_address(cluster, node)?.clone();
-        if !self.may_connect(cluster, node, now) {
-            return None;
-        }
-        Some(self.open(cluster, address, Purpose::Subscriber, now))
+        self.connect(cluster, node, Purpose::Subscriber, now)
     }
 
     /// For how long nothing has come on a connection; `None`: a reply is due on it.
@@ -351,6 +338,19 @@ impl Upstream {
     }
 
     // Opening.
+
+    /// Opens a connection to a node; `None`: the node is not known, or it may not have another one now.
+    fn connect(
+        &mut self,
+        cluster: ClusterId,
+        node: NodeIndex,
+        purpose: Purpose,
+        now: Instant,
+    ) -> Option<ConnectionId> {
+        let address = self.node_address(cluster, node)?.clone();
+        let may_connect = self.may_connect(cluster, node, now);
+        may_connect.then(|| self.open(cluster, address, purpose, now))
+    }
 
     /// Whether another connection to a node may be opened now.
     fn may_connect(&mut self, id: ClusterId, index: NodeIndex, now: Instant) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -219,22 +220,32 @@ fn with_two_replicas() -> (Pods, usize, [usize; 2]) {
     (pods, primary, [replica, spare])
 }
 
+/// The hook of a primary, for which `redis-cli` does something else first. There, `count` sets `$n` to how
+/// often it has been called before, and keeps that in the file `count` of `programs`.
+fn handover_with(pods: &Pods, primary: usize, programs: &TempDir, first: &str) -> Command {
+    let redis_cli = format!(
+        "redis_cli='{redis_cli}' calls='{calls}'\n\
+         count() {{ n=$(cat \"$calls\" 2>/dev/null || echo 0); echo $((n + 1)) >\"$calls\"; }}\n\
+         {first}\n\
+         exec \"$redis_cli\" \"$@\"",
+        redis_cli = locate::program("redis-cli").unwrap().display(),
+        calls = programs.path().join("count").display(),
+    );
+    let mut hook = pods.script(primary, "handover.sh");
+    hook.env("PATH", program(programs, "redis-cli", &redis_cli));
+    hook
+}
+
 #[test]
 fn a_primary_asks_another_replica_if_one_does_not_take_over() {
     let (pods, primary, replicas) = with_two_replicas();
     // What is asked first accepts and does nothing.
     let programs = TempDir::new("programs").unwrap();
-    let redis_cli = format!(
-        "case \"$*\" in\n\
-         *'cluster failover') [ -e {asked} ] || {{ touch {asked}; echo OK; exit; }} ;;\n\
-         *takeover) echo OK; exit ;;\n\
-         esac\n\
-         exec {redis_cli} \"$@\"",
-        asked = programs.path().join("asked").display(),
-        redis_cli = locate::program("redis-cli").unwrap().display(),
-    );
-    let mut hook = pods.script(primary, "handover.sh");
-    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let first = "case \"$*\" in\n\
+                 *'cluster failover') count; [ $n -gt 0 ] || { echo OK; exit; } ;;\n\
+                 *takeover) echo OK; exit ;;\n\
+                 esac";
+    let hook = handover_with(&pods, primary, &programs, first);
     let said = run(hook, PATIENCE).unwrap();
     for replica in replicas {
         assert!(said.contains(&format!("to {}: OK", pods.address(replica))), "{said}");
@@ -271,17 +282,12 @@ fn a_primary_stops_only_when_every_node_knows_its_successor() {
     let id = pods.ask(primary, &["CLUSTER", "MYID"]).unwrap();
     let other = ALL.into_iter().find(|pod| *pod != primary && *pod != replica).unwrap();
     let programs = TempDir::new("programs").unwrap();
-    let redis_cli = format!(
-        "case \"$*\" in '-h {other} '*'cluster nodes')\n\
-         n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
-         [ $n -gt 2 ] || {{ echo '{id} host:1@2 master - 0 0 1 connected 0-5460'; exit; }} ;; esac\n\
-         exec {redis_cli} \"$@\"",
+    let first = format!(
+        "case \"$*\" in '-h {other} '*'cluster nodes') count\n\
+         [ $n -gt 2 ] || {{ echo '{id} host:1@2 master - 0 0 1 connected 0-5460'; exit; }} ;; esac",
         other = pods.address(other),
-        count = programs.path().join("count").display(),
-        redis_cli = locate::program("redis-cli").unwrap().display(),
     );
-    let mut hook = pods.script(primary, "handover.sh");
-    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let hook = handover_with(&pods, primary, &programs, &first);
     let said = run(hook, PATIENCE).unwrap();
     assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
     let asked = fs::read_to_string(programs.path().join("count")).unwrap();
@@ -295,16 +301,8 @@ fn a_primary_that_does_not_know_its_replica_yet_hands_over_all_the_same() {
     pods.wait_until_ready(&ALL, PATIENCE).unwrap();
     let (primary, replica) = pods.shard();
     let programs = TempDir::new("programs").unwrap();
-    let redis_cli = format!(
-        "case \"$*\" in *'cluster replicas '*)\n\
-         n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
-         [ $n -gt 4 ] || exit 0 ;; esac\n\
-         exec {redis_cli} \"$@\"",
-        count = programs.path().join("count").display(),
-        redis_cli = locate::program("redis-cli").unwrap().display(),
-    );
-    let mut hook = pods.script(primary, "handover.sh");
-    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let first = "case \"$*\" in *'cluster replicas '*) count; [ $n -gt 4 ] || exit 0 ;; esac";
+    let hook = handover_with(&pods, primary, &programs, first);
     let said = run(hook, PATIENCE).unwrap();
     assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
 }
@@ -377,14 +375,7 @@ fn a_primary_that_is_busy_for_a_while_hands_over_all_the_same() {
     pods.wait_until_ready(&ALL, PATIENCE).unwrap();
     let (primary, replica) = pods.shard();
     let programs = TempDir::new("programs").unwrap();
-    let redis_cli = format!(
-        "n=$(cat {count} 2>/dev/null || echo 0); echo $((n + 1)) >{count}\n\
-         [ $n -gt 6 ] || exit 124\nexec {redis_cli} \"$@\"",
-        count = programs.path().join("count").display(),
-        redis_cli = locate::program("redis-cli").unwrap().display(),
-    );
-    let mut hook = pods.script(primary, "handover.sh");
-    hook.env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let hook = handover_with(&pods, primary, &programs, "count; [ $n -gt 6 ] || exit 124");
     let said = run(hook, PATIENCE).unwrap();
     assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
 }
@@ -397,14 +388,13 @@ fn a_replica_that_does_not_reach_most_primaries_is_not_asked() {
     let (primary, replica) = pods.shard();
     let programs = TempDir::new("programs").unwrap();
     // The view of the replica, without its links to the others.
-    let redis_cli = format!(
-        "case \"$*\" in '-h {replica} '*) {redis_cli} \"$@\" | sed '/myself/!s/ connected/ disconnected/' ;;\n\
-         *) exec {redis_cli} \"$@\" ;; esac",
+    let first = format!(
+        "case \"$*\" in '-h {replica} '*)\n\
+         \"$redis_cli\" \"$@\" | sed '/myself/!s/ connected/ disconnected/'; exit ;; esac",
         replica = pods.address(replica),
-        redis_cli = locate::program("redis-cli").unwrap().display(),
     );
-    let mut hook = pods.script(primary, "handover.sh");
-    hook.env("LIMIT", "5").env("PATH", program(&programs, "redis-cli", &redis_cli));
+    let mut hook = handover_with(&pods, primary, &programs, &first);
+    hook.env("LIMIT", "5");
     assert_eq!(run(hook, PATIENCE).unwrap(), "handover: the time is over\n");
     assert!(pods.is_primary(primary));
 }

@@ -1,5 +1,5 @@
-//! Describes Envoy's configuration to this crate: has protoc compile the .proto files that the crate
-//! envoy-types carries into one set of descriptors.
+//! Describes Envoy's configuration to this crate: has protoc compile the .proto files that the
+//! crate envoy-types carries into one set of descriptors.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +18,8 @@ const INCLUDES: [&str; 7] = [
     "client_model",
 ];
 
-/// What resources are made of, and the extensions that manifests may name: those of Istio's own Envoy that
-/// stand in the way of TCP.
+/// What resources are made of, and the extensions that manifests may name: those of Istio's own
+/// Envoy that stand in the way of TCP.
 const ROOTS: [&str; 17] = [
     "envoy/config/cluster/v3",
     "envoy/config/core/v3",

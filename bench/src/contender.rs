@@ -1,5 +1,5 @@
-//! The proxies that are measured: Slotmesh, Envoy's own redis_proxy on the same binary, and any other,
-//! by its address or by its command line.
+//! The proxies that are measured: Slotmesh, Envoy's own redis_proxy on the same binary, and any
+//! other, by its address or by its command line.
 
 use std::any::Any;
 use std::net::{SocketAddr, TcpStream};
@@ -64,7 +64,8 @@ pub(crate) struct Other {
 enum Place {
     /// It runs already.
     Running { addr: SocketAddr, pid: Option<u32> },
-    /// A command for the shell. It must listen on `127.0.0.1:$PORT`; `$SEEDS` has the cluster's nodes.
+    /// A command for the shell. It must listen on `127.0.0.1:$PORT`; `$SEEDS` has the cluster's
+    /// nodes.
     Command(String),
 }
 

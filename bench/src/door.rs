@@ -1,5 +1,6 @@
-//! Slotmesh for one Service, as `istio/base/service` has it: clients come to a `tcp_proxy`, which leads them to a
-//! listener within the same Envoy. What that costs beside the router at the port itself is a row of its own.
+//! Slotmesh for one Service, as `istio/base/service` has it: clients come to a `tcp_proxy`, which
+//! leads them to a listener within the same Envoy. What that costs beside the router at the port
+//! itself is a row of its own.
 
 use anyhow::{Context, Result};
 

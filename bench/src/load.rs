@@ -7,8 +7,8 @@ pub(crate) enum Profile {
     Plain,
     /// Clients speak RESP3.
     Resp3,
-    /// The article's configuration: `read_policy: REPLICA`, writes copied to a standalone mirror, and
-    /// `enable_command_stats`.
+    /// The article's configuration: `read_policy: REPLICA`, writes copied to a standalone mirror,
+    /// and `enable_command_stats`.
     Article,
 }
 

@@ -1,5 +1,5 @@
-//! `slotmesh-bench`: what `make bench` runs. Slotmesh and Envoy's own redis_proxy, on the same Envoy
-//! binary, before the same Redis Cluster, measured in turn.
+//! `slotmesh-bench`: what `make bench` runs. Slotmesh and Envoy's own redis_proxy, on the same
+//! Envoy binary, before the same Redis Cluster, measured in turn.
 
 mod contender;
 mod door;
@@ -46,8 +46,9 @@ struct Cli {
     /// One more build of the module, to see what a change is worth: name=path.
     #[arg(long)]
     module: Vec<Module>,
-    /// One more proxy: `name=host:port[,pid]` of one that runs already, or `name=command`, which is started
-    /// and stopped. The command must listen on 127.0.0.1:$PORT, and $SEEDS has the nodes, as host:port,host:port.
+    /// One more proxy: `name=host:port[,pid]` of one that runs already, or `name=command`, which is
+    /// started and stopped. The command must listen on 127.0.0.1:$PORT, and $SEEDS has the nodes,
+    /// as host:port,host:port.
     #[arg(long)]
     other: Vec<Other>,
     /// Where results.md, results.json and the plots go.

@@ -104,8 +104,8 @@ fn median_sample(rounds: &[Sample]) -> Sample {
     }
 }
 
-/// Ratios of rounds that were measured one after the other: what the machine was busy with besides is in
-/// both numbers of a ratio.
+/// Ratios of rounds that were measured one after the other: what the machine was busy with besides
+/// is in both numbers of a ratio.
 fn ratios(ours: &[Sample], native: &[Sample]) -> Ratios {
     let of = |value: fn(&Sample) -> f64| {
         Ratio::of(ours.iter().zip(native).map(|(ours, native)| value(ours) / value(native)))
@@ -156,7 +156,8 @@ fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     values
 }
 
-/// The value below which this share of the sorted ones lies, on the line between its two neighbours.
+/// The value below which this share of the sorted ones lies, on the line between its two
+/// neighbours.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * sorted.len().saturating_sub(1) as f64;
     let (low, high) = (place.floor() as usize, place.ceil() as usize);

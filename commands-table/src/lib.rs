@@ -12,8 +12,9 @@ pub fn in_workspace(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// What a program's `main` does: writes the file `path` of the workspace, or with the argument `--check`
-/// compares only, and fails if the file has another text. Says on standard error why it fails.
+/// What a program's `main` does: writes the file `path` of the workspace, or with the argument
+/// `--check` compares only, and fails if the file has another text. Says on standard error why it
+/// fails.
 pub fn write_or_check(path: &str, text: impl FnOnce() -> Result<String>) -> ExitCode {
     match text().and_then(|text| write_or_compare(path, &text)) {
         Ok(()) => ExitCode::SUCCESS,

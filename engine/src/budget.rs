@@ -1,5 +1,5 @@
-//! Counts of bytes that are kept, each within a bound. They cannot wrap: what is given back was taken
-//! before.
+//! Counts of bytes that are kept, each within a bound. They cannot wrap: what is given back was
+//! taken before.
 
 /// Bytes that are kept, and how many may be.
 #[derive(Debug)]

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The slot is the lowest of a shard. Shards are scanned in the order of these slots; when a node's
-//! own cursor is back at 0, the next shard's turn has come. The fingerprint is that of the node which
-//! gave its cursor: after a failover another one owns the slot, to which that cursor says nothing, and
-//! the shard is scanned from its beginning. So keys may come twice, as SCAN says they may, but none is
-//! missed because of a failover.
+//! own cursor is back at 0, the next shard's turn has come. The fingerprint is that of the node
+//! which gave its cursor: after a failover another one owns the slot, to which that cursor says
+//! nothing, and the shard is scanned from its beginning. So keys may come twice, as SCAN says they
+//! may, but none is missed because of a failover.
 
 use crc16::{State, XMODEM};
 
@@ -67,8 +67,8 @@ impl Cursor {
 }
 
 impl Step {
-    /// The step that `cursor` asks for, given the node that owns its slot and the lowest slot of each
-    /// shard, in ascending order.
+    /// The step that `cursor` asks for, given the node that owns its slot and the lowest slot of
+    /// each shard, in ascending order.
     pub(crate) fn new(cursor: Cursor, owner: Option<&Address>, lowest_slots: &[Slot]) -> Self {
         let print = owner.map_or(0, fingerprint);
         let at = if cursor.print == print { cursor.at } else { 0 };

@@ -1,5 +1,5 @@
-//! The error replies of the proxy's own, in one table: each with its code, its text, and where Redis has
-//! the same words. Errors about the number of arguments and about unknown commands are in
+//! The error replies of the proxy's own, in one table: each with its code, its text, and where
+//! Redis has the same words. Errors about the number of arguments and about unknown commands are in
 //! [`crate::command::CommandError`]; those of commands that are not supported in
 //! [`crate::command::Reason`].
 

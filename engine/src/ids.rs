@@ -1,5 +1,5 @@
-//! The names of what the engine owns. They are values: whoever has one can do nothing with it but ask
-//! its owner.
+//! The names of what the engine owns. They are values: whoever has one can do nothing with it but
+//! ask its owner.
 
 use crate::arena::Key;
 

@@ -52,8 +52,8 @@ pub enum Output<'a> {
         /// The client.
         session: SessionId,
     },
-    /// Call [`Proxy::flush`](crate::Proxy::flush) once the events that are at hand have been handled:
-    /// more commands for the same nodes may be among them.
+    /// Call [`Proxy::flush`](crate::Proxy::flush) once the events that are at hand have been
+    /// handled: more commands for the same nodes may be among them.
     FlushSoon,
     /// Show what has been counted: see [`Proxy::report_stats`](crate::Proxy::report_stats).
     ReportStats,

@@ -103,8 +103,8 @@ impl RouteTable {
         Ok(frame)
     }
 
-    /// Where a key lives, which route takes it, and which nodes may answer a command about it; `None` if
-    /// no route takes it. Only for routes that do not rewrite keys.
+    /// Where a key lives, which route takes it, and which nodes may answer a command about it;
+    /// `None` if no route takes it. Only for routes that do not rewrite keys.
     #[inline]
     pub(crate) fn place_key(
         &self,

@@ -1,5 +1,5 @@
-//! Scripts that clients have shown, for nodes that do not know them: one that no EVAL has come to yet, a
-//! replica that has been promoted, or a node that has just come.
+//! Scripts that clients have shown, for nodes that do not know them: one that no EVAL has come to
+//! yet, a replica that has been promoted, or a node that has just come.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -97,7 +97,8 @@ impl Scripts {
         }
     }
 
-    /// Writes the EVAL for the bytes of an EVALSHA; `None` if they are none, or the script is not known.
+    /// Writes the EVAL for the bytes of an EVALSHA; `None` if they are none, or the script is not
+    /// known.
     pub(crate) fn rewrite(&self, command: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let mut parser = RequestParser::new();
         parser.parse(command, &Limits::UNBOUNDED).ok()?;

@@ -13,8 +13,8 @@ pub(crate) enum Target {
     Reader(Slot, ReadPolicy),
     /// Any primary.
     AnyPrimary,
-    /// One primary, the same for all proxies that know the same topology; while this node is healthy, it
-    /// and no other.
+    /// One primary, the same for all proxies that know the same topology; while this node is
+    /// healthy, it and no other.
     Home(Option<NodeIndex>),
     /// This node and no other.
     Node(NodeIndex),

@@ -1,9 +1,9 @@
 //! What a client has queued between MULTI and EXEC, and what becomes of it.
 //!
-//! Redis queues commands on the connection; here they are queued in the proxy, and EXEC sends all of
-//! them at once, with MULTI before and EXEC behind. Nothing comes in between on the connection, so it
-//! may be one that many clients share. Without a WATCH that is the same as if the client had a
-//! connection of its own.
+//! Redis queues commands on the connection; here they are queued in the proxy, and EXEC sends all
+//! of them at once, with MULTI before and EXEC behind. Nothing comes in between on the connection,
+//! so it may be one that many clients share. Without a WATCH that is the same as if the client had
+//! a connection of its own.
 
 use crate::command::CommandSpec;
 use crate::ids::{ConnectionId, RouteId};
@@ -95,8 +95,8 @@ impl Transaction {
         self.local.iter().map(|(_, command)| &command[..])
     }
 
-    /// Splits it into what is to be sent and what to do with the replies. `answers` are the proxy's own
-    /// replies to [`Self::local_commands`].
+    /// Splits it into what is to be sent and what to do with the replies. `answers` are the proxy's
+    /// own replies to [`Self::local_commands`].
     pub(crate) fn execute(
         mut self,
         spec: &'static CommandSpec,

@@ -5,8 +5,8 @@
 use crate::abi::HostBytes;
 use crate::host::{self, Buffer, HostError};
 
-/// Read bytes are left in the host's buffer only as long as they are not more than this: Envoy stops
-/// reading when its buffer is full.
+/// Read bytes are left in the host's buffer only as long as they are not more than this: Envoy
+/// stops reading when its buffer is full.
 const MOST_STALE: usize = 4096;
 
 /// What the host knows a session by.
@@ -39,14 +39,15 @@ impl Client {
         self.paused = true;
     }
 
-    /// Its bytes are read again. Says whether there are some that [`Self::take_unread`] has to take.
+    /// Its bytes are read again. Says whether there are some that [`Self::take_unread`] has to
+    /// take.
     pub(crate) fn resume(&mut self) -> bool {
         self.paused = false;
         self.unread
     }
 
-    /// The bytes in the host's buffer, of `size` in all, that have not been read before; `None` while
-    /// it is paused.
+    /// The bytes in the host's buffer, of `size` in all, that have not been read before; `None`
+    /// while it is paused.
     pub(crate) fn read(&mut self, size: usize) -> Result<Option<HostBytes>, HostError> {
         if self.paused {
             self.unread = true;
@@ -62,9 +63,9 @@ impl Client {
 
     /// Has the next filter, echo, write `bytes` to the client.
     ///
-    /// Echo takes all that is in the buffer, and only after this callback, perhaps after further ones.
-    /// So replies go behind those that it has not taken yet, and whatever the client has sent is taken
-    /// out before; it is returned.
+    /// Echo takes all that is in the buffer, and only after this callback, perhaps after further
+    /// ones. So replies go behind those that it has not taken yet, and whatever the client has sent
+    /// is taken out before; it is returned.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<Option<Vec<u8>>, HostError> {
         let unread = self.take_unread()?;
         match std::mem::take(&mut self.stale) {

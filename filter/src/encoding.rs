@@ -24,7 +24,8 @@ fn write_field(out: &mut Vec<u8>, number: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// A header map as the ABI writes it: count, all lengths, then all names and values with a NUL each.
+/// A header map as the ABI writes it: count, all lengths, then all names and values with a NUL
+/// each.
 pub(crate) fn header_pairs(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
     let write_length = |out: &mut Vec<u8>, length: usize| {

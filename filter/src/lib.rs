@@ -11,8 +11,9 @@
 //!   └─────► tunnel ─► transport
 //! ```
 //!
-//! `plugin` implements `abi::Callbacks`; `abi` knows no other module. `encoding`, `framing`, `id_map`,
-//! `scope` and `tickets` never call the host: they have native tests, for which the rest is left out.
+//! `plugin` implements `abi::Callbacks`; `abi` knows no other module. `encoding`, `framing`,
+//! `id_map`, `scope` and `tickets` never call the host: they have native tests, for which the rest
+//! is left out.
 #![deny(
     unsafe_code,
     clippy::expect_used,

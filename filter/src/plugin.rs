@@ -62,9 +62,9 @@ impl Plugins {
     }
 }
 
-/// Handles an event of `context`. A host may report one from within a call that another one's handling makes (a
-/// write that finds its stream broken); it is handled when that is done. Envoy itself defers such
-/// events.
+/// Handles an event of `context`. A host may report one from within a call that another one's
+/// handling makes (a write that finds its stream broken); it is handled when that is done. Envoy
+/// itself defers such events.
 fn with_plugins(context: u32, handle: impl FnOnce(&mut Plugins) + 'static) {
     let mut handle = Some(handle);
     let now = try_with_plugins(context, |plugins| handle.take().map(|handle| handle(plugins)));
@@ -197,8 +197,9 @@ impl Callbacks for Module {
         }
     }
 
-    /// Bytes from a node: a router in this VM gets them at once, and nothing of them goes through the
-    /// gRPC stream, except for its end. For one in another VM they are made a message of that stream.
+    /// Bytes from a node: a router in this VM gets them at once, and nothing of them goes through
+    /// the gRPC stream, except for its end. For one in another VM they are made a message of that
+    /// stream.
     fn on_response_body(context: u32, size: usize, end: bool) -> BodyAction {
         if size > 0 && take_from_tunnel(context, size) {
             return if end { BodyAction::Continue } else { BodyAction::Drop };
@@ -259,8 +260,9 @@ fn zone() -> Option<String> {
     Some(zone.to_owned())
 }
 
-/// Tells Envoy's other filters that a router has this client. In a mesh, one of them stands before echo
-/// and closes connections without this mark (istio/base): echo alone would give a client its own bytes.
+/// Tells Envoy's other filters that a router has this client. In a mesh, one of them stands before
+/// echo and closes connections without this mark (istio/base): echo alone would give a client its
+/// own bytes.
 fn mark() {
     // A host that keeps no properties has no such filter either.
     let _ = host::set_property("slotmesh", "router");

@@ -24,7 +24,8 @@ pub(crate) struct Router {
     queue: Option<u32>,
     /// When the next tick comes, if one has been asked for.
     tick_at: Option<Instant>,
-    /// The connection that could not be opened, and why: for the engine to hear in the next callback.
+    /// The connection that could not be opened, and why: for the engine to hear in the next
+    /// callback.
     unopened: Option<(ConnectionId, String)>,
 }
 
@@ -184,9 +185,9 @@ impl Router {
 
     /// Does what the engine wants until it wants nothing more, then sets the timer.
     ///
-    /// A stream that fails inside the call that opens it ends the callback, and the rest is left for the next:
-    /// Envoy puts off the end of that stream until no callback runs, and would try again for ever if it had
-    /// to enter this VM once more before.
+    /// A stream that fails inside the call that opens it ends the callback, and the rest is left
+    /// for the next: Envoy puts off the end of that stream until no callback runs, and would try
+    /// again for ever if it had to enter this VM once more before.
     fn obey(&mut self, now: Instant, call: &mut Call<'_>) {
         if let Some((connection, reason)) = self.unopened.take() {
             self.proxy.handle_upstream_close(connection, &reason, now);

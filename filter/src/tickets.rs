@@ -30,7 +30,8 @@ impl<S> Tickets<S> {
         format!("{random:016x}{:08x}", self.last)
     }
 
-    /// The stream that the ticket was for; `None` if this VM has not issued it, or it has been used.
+    /// The stream that the ticket was for; `None` if this VM has not issued it, or it has been
+    /// used.
     pub(crate) fn redeem(&mut self, ticket: &[u8]) -> Option<S> {
         let (random, number) = std::str::from_utf8(ticket).ok()?.split_at_checked(16)?;
         let random = u64::from_str_radix(random, 16).ok()?;
@@ -39,7 +40,8 @@ impl<S> Tickets<S> {
         Some(self.issued.remove(&number)?.stream)
     }
 
-    /// Takes back the tickets of streams that have gone, or never came, before their tunnel was seen.
+    /// Takes back the tickets of streams that have gone, or never came, before their tunnel was
+    /// seen.
     pub(crate) fn revoke(&mut self, mut is_gone: impl FnMut(&S) -> bool) {
         self.issued.retain(|_, issued| !is_gone(&issued.stream));
     }

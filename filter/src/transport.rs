@@ -1,5 +1,5 @@
-//! How a connection to a node is opened and written to through the host: it is a gRPC stream that the
-//! tunnel turns into raw TCP.
+//! How a connection to a node is opened and written to through the host: it is a gRPC stream that
+//! the tunnel turns into raw TCP.
 
 use std::cell::Cell;
 
@@ -9,7 +9,8 @@ use crate::encoding::{grpc_service, header_pairs};
 use crate::framing::HEADER_LEN;
 use crate::host::{self, HostError};
 
-/// Names the header by which the tunnel, where it runs in the router's VM, knows whose stream it has.
+/// Names the header by which the tunnel, where it runs in the router's VM, knows whose stream it
+/// has.
 pub(crate) const TICKET_HEADER: &str = "x-slotmesh-ticket";
 
 thread_local! {
@@ -39,8 +40,8 @@ pub(crate) fn send(token: u32, bytes: &[u8]) -> Result<(), HostError> {
     sent
 }
 
-/// Whether a body of `size` bytes with its gRPC header, that the host hands to the tunnel, is just the
-/// message that the router is sending: both run in one VM, and one after the other.
+/// Whether a body of `size` bytes with its gRPC header, that the host hands to the tunnel, is just
+/// the message that the router is sending: both run in one VM, and one after the other.
 pub(crate) fn is_in_hand(size: usize) -> bool {
     IN_HAND.get().is_some_and(|len| len.saturating_add(HEADER_LEN) == size)
 }

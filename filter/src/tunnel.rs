@@ -1,5 +1,5 @@
-//! The tunnel: what stands between a gRPC stream and a node that knows nothing of gRPC. It takes the
-//! 5-byte header off each message on its way out and puts one on whatever comes in.
+//! The tunnel: what stands between a gRPC stream and a node that knows nothing of gRPC. It takes
+//! the 5-byte header off each message on its way out and puts one on whatever comes in.
 
 use std::collections::HashMap;
 

@@ -11,8 +11,8 @@ pub(crate) fn replies(bytes: &[u8]) {
     assert_eq!(frames(stream, size), frames(stream, stream.len().max(1)));
 }
 
-/// Where the frames of a stream end, until it ends or is found to be broken; what is seen of a view on
-/// each.
+/// Where the frames of a stream end, until it ends or is found to be broken; what is seen of a view
+/// on each.
 fn frames(stream: &[u8], size: usize) -> (Vec<usize>, bool) {
     let mut scanner = Scanner::new();
     let (mut ends, mut start, mut scanned, mut arrived) = (Vec::new(), 0, 0, 0);

@@ -70,11 +70,12 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// The Envoy clusters there are; `None` means that every name is one.
     pub envoy_clusters: Option<Vec<String>>,
-    /// The only addresses that they have endpoints for, as under the `override_host` policy: a stream to
-    /// another one fails inside the call that opens it. `None` means that every address will do.
+    /// The only addresses that they have endpoints for, as under the `override_host` policy: a
+    /// stream to another one fails inside the call that opens it. `None` means that every address
+    /// will do.
     pub endpoints: Option<Vec<String>>,
-    /// Headers that each stream has when its tunnel sees it, in place of the router's of their names: what
-    /// another filter before the tunnel may do.
+    /// Headers that each stream has when its tunnel sees it, in place of the router's of their
+    /// names: what another filter before the tunnel may do.
     pub stream_headers: Vec<(String, String)>,
     /// How their hosts are found.
     pub host_selection: HostSelection,
@@ -91,8 +92,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// A host whose router is configured with `plugin_configuration`. All else: one VM, no environment, any
-    /// Envoy cluster and address, hosts found asynchronously, 256 MiB, 1 s to connect, seed 0, log lines of level info captured.
+    /// A host whose router is configured with `plugin_configuration`. All else: one VM, no
+    /// environment, any Envoy cluster and address, hosts found asynchronously, 256 MiB, 1 s to
+    /// connect, seed 0, log lines of level info captured.
     pub fn new(plugin_configuration: impl Into<Vec<u8>>) -> Self {
         Self {
             plugin_configuration: plugin_configuration.into(),

@@ -1,7 +1,7 @@
 //! The host itself, without I/O: what happens goes in, what is to be done comes out.
 //!
-//! `handle_*` says what happened on a socket or a clock; [`Host::poll_effect`] says what to do about
-//! it, and is drained completely after every `handle_*`. The two drivers are
+//! `handle_*` says what happened on a socket or a clock; [`Host::poll_effect`] says what to do
+//! about it, and is drained completely after every `handle_*`. The two drivers are
 //! [`sockets`](crate::sockets) and [`simulation`](crate::simulation).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -194,7 +194,8 @@ impl Host {
         }
     }
 
-    /// How many gRPC messages the router was given. What it gets from a tunnel in its own VM is none.
+    /// How many gRPC messages the router was given. What it gets from a tunnel in its own VM is
+    /// none.
     #[must_use]
     pub fn grpc_messages(&self) -> u64 {
         self.state().grpc_messages

@@ -1,8 +1,8 @@
 //! The host under a virtual clock, with clients and nodes that a test plays.
 //!
-//! Nothing happens by itself: bytes that a test or a [`Peer`] sends become events, and the test says
-//! how far to run. Time jumps from event to event. Events of the same instant come in an order that
-//! the seed decides, but those of one direction of one connection stay in order.
+//! Nothing happens by itself: bytes that a test or a [`Peer`] sends become events, and the test
+//! says how far to run. Time jumps from event to event. Events of the same instant come in an order
+//! that the seed decides, but those of one direction of one connection stay in order.
 //!
 //! ```no_run
 //! use std::time::Duration;

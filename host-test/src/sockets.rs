@@ -467,8 +467,8 @@ impl Source {
     }
 }
 
-/// The first address of `host:port`, an IPv4 one if there is one: `dns_lookup_family: V4_PREFERRED`.
-/// A name is looked up while all else waits.
+/// The first address of `host:port`, an IPv4 one if there is one:
+/// `dns_lookup_family: V4_PREFERRED`. A name is looked up while all else waits.
 fn resolve(address: &str) -> io::Result<SocketAddr> {
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     let found = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first());

@@ -158,8 +158,8 @@ impl State {
         }
     }
 
-    /// Has host calls act on a context until the callback ends, or on its own again if `id` is 0. False if
-    /// there is no such context.
+    /// Has host calls act on a context until the callback ends, or on its own again if `id` is 0.
+    /// False if there is no such context.
     pub(crate) fn set_effective_context(&mut self, id: u32) -> bool {
         let exists = id == 0 || self.running().contexts.known.contains_key(&id);
         if let Some(speaker) = self.speakers.last_mut().filter(|_| exists) {

@@ -69,7 +69,8 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
-    /// The module does not instantiate: its memory is above the limit, or its start function trapped.
+    /// The module does not instantiate: its memory is above the limit, or its start function
+    /// trapped.
     Instantiation(String),
     /// The bytes are not a WebAssembly module.
     NotAModule(String),

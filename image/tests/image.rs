@@ -107,7 +107,8 @@ impl Registry {
     }
 }
 
-/// Copies an image from the registry as Istio's agent gets it: manifest and blobs, checked by digest.
+/// Copies an image from the registry as Istio's agent gets it: manifest and blobs, checked by
+/// digest.
 fn pull(name: &str, into: &Path) -> Result<String> {
     let mut skopeo = Command::new("skopeo");
     skopeo.args(["--insecure-policy", "copy", "--src-tls-verify=false", "--preserve-digests"]);

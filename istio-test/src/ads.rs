@@ -1,4 +1,5 @@
-//! A small istiod: serves each proxy its resources by delta ADS, and its secrets as the istio-agent does.
+//! A small istiod: serves each proxy its resources by delta ADS, and its secrets as the istio-agent
+//! does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +21,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::resource::Kind;
 
-/// What one proxy can be given, by kind and name. Whoever asks for one that is `None` has to wait for it.
+/// What one proxy can be given, by kind and name. Whoever asks for one that is `None` has to wait
+/// for it.
 pub(crate) type Resources = BTreeMap<Kind, BTreeMap<String, Option<Any>>>;
 
 /// A server on loopback. Dropping it ends it, and with it all its streams.
@@ -174,7 +176,8 @@ impl Session {
         }
     }
 
-    /// Sends what is new or gone; where the proxy waits for a first answer, also that there is nothing.
+    /// Sends what is new or gone; where the proxy waits for a first answer, also that there is
+    /// nothing.
     fn push(&mut self, kind: Kind, is_first: bool) -> bool {
         let there = self.state.with_proxy(&self.node, |proxy| {
             proxy.resources.get(&kind).cloned().unwrap_or_default()

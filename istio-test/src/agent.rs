@@ -1,5 +1,5 @@
-//! What the istio-agent of a pod does with the extension configurations that pass through it: it pulls
-//! the module, and has Envoy load it from a file.
+//! What the istio-agent of a pod does with the extension configurations that pass through it: it
+//! pulls the module, and has Envoy load it from a file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,8 +53,8 @@ pub(crate) fn convert(mut extension: Value, registry: &Registry) -> Option<Value
     Some(extension)
 }
 
-/// What the agent puts in the place of a module that it cannot pull: a filter that denies everything,
-/// or nothing.
+/// What the agent puts in the place of a module that it cannot pull: a filter that denies
+/// everything, or nothing.
 fn stand_in(wasm: &Value, open: bool) -> Value {
     let network = wasm.as_str().is_some_and(|wasm| wasm.contains(".network."));
     let (layer, prefix) =

@@ -1,5 +1,5 @@
-//! What istiod does with EnvoyFilters (its `pilot/pkg/networking/core/envoyfilter`): which patches are
-//! for a proxy, in which order, and what they make of its listeners, clusters and extensions.
+//! What istiod does with EnvoyFilters (its `pilot/pkg/networking/core/envoyfilter`): which patches
+//! are for a proxy, in which order, and what they make of its listeners, clusters and extensions.
 //!
 //! Of `applyTo` there is what sidecars and gateways of TCP services need; another one is an error.
 
@@ -316,7 +316,8 @@ fn merge_chain(chain: &mut Value, patch: &Value) {
     }
 }
 
-/// Merges a patch; a transport socket goes by a rule of its own, and nothing else of such a patch counts.
+/// Merges a patch; a transport socket goes by a rule of its own, and nothing else of such a patch
+/// counts.
 fn merge_cluster(cluster: &mut Value, patch: &Value) {
     let socket = &patch["transport_socket"];
     if socket.is_null() {

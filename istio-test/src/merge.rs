@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// Lists grow, messages merge field by field, everything else is replaced; of an `Any`, only one of the
-/// same type is merged with.
+/// Lists grow, messages merge field by field, everything else is replaced; of an `Any`, only one of
+/// the same type is merged with.
 pub(crate) fn merge(into: &mut Value, patch: &Value) {
     match (into, patch) {
         (Value::Object(into), Value::Object(patch)) => {

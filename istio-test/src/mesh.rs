@@ -92,8 +92,8 @@ impl Mesh {
         self.change(|world| world.secrets.push(secret))
     }
 
-    /// Does what `kubectl apply -n redis-client` does; objects that are no business of the proxies' are
-    /// left alone.
+    /// Does what `kubectl apply -n redis-client` does; objects that are no business of the proxies'
+    /// are left alone.
     ///
     /// # Errors
     /// What the objects ask for cannot be rendered, or is no valid configuration of Envoy's.
@@ -226,8 +226,8 @@ impl Sidecar {
     }
 }
 
-/// A pod's traffic is redirected to virtualOutbound, which knows where it was going to. Here clients
-/// connect to the other listeners themselves.
+/// A pod's traffic is redirected to virtualOutbound, which knows where it was going to. Here
+/// clients connect to the other listeners themselves.
 fn bind(listener: &mut Value, bound: &mut Bound) -> Result<()> {
     let name = listener["name"].as_str().unwrap_or_default();
     if name != VIRTUAL_OUTBOUND && listener["internal_listener"].is_null() {
@@ -243,7 +243,8 @@ fn bind(listener: &mut Value, bound: &mut Bound) -> Result<()> {
     Ok(())
 }
 
-/// "Where the client was going" is here the listener itself, which would connect to itself without end.
+/// "Where the client was going" is here the listener itself, which would connect to itself without
+/// end.
 fn end_passthrough(cluster: &mut Value) {
     if cluster["type"] == "ORIGINAL_DST" {
         cluster["type"] = "STATIC".into();

@@ -104,7 +104,8 @@ pub enum Resolution {
     ClusterIp,
     /// It has no cluster IP: each of its pods has a listener.
     Headless,
-    /// Not at all: connections go to where the client was going. A ServiceEntry's `resolution: NONE`.
+    /// Not at all: connections go to where the client was going. A ServiceEntry's
+    /// `resolution: NONE`.
     None,
 }
 

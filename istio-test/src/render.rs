@@ -63,7 +63,8 @@ pub fn render(proxy: &Proxy, services: &[Service], objects: &[Value]) -> Result<
     Ok(Rendered { clusters, endpoints, listeners, extensions })
 }
 
-/// A service's listener at one of its addresses. It is not bound: the pod's traffic comes to it by way of virtualOutbound.
+/// A service's listener at one of its addresses. It is not bound: the pod's traffic comes to it by
+/// way of virtualOutbound.
 fn listener(service: &Service, address: &str, mut filters: Vec<Value>, destination: &str) -> Value {
     filters.push(tcp_proxy(destination));
     json!({

@@ -1,4 +1,5 @@
-//! What istiod makes of ServiceEntries and VirtualServices: more services, and other destinations for TCP.
+//! What istiod makes of ServiceEntries and VirtualServices: more services, and other destinations
+//! for TCP.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -55,7 +56,8 @@ pub(crate) fn destination(service: &Service, objects: &[Value], proxy: &Proxy) -
     Ok(service.cluster())
 }
 
-/// Whether what `proxy` sends to `service` takes this route: one of its matches fits, or it has none.
+/// Whether what `proxy` sends to `service` takes this route: one of its matches fits, or it has
+/// none.
 fn fits(route: &Value, service: &Service, proxy: &Proxy) -> bool {
     let Some(matches) = route["match"].as_array() else { return true };
     matches.iter().any(|wanted| {

@@ -1,5 +1,5 @@
-//! What istiod makes of WasmPlugins of type NETWORK: a filter without configuration in each listener,
-//! and an extension configuration that Envoy asks for.
+//! What istiod makes of WasmPlugins of type NETWORK: a filter without configuration in each
+//! listener, and an extension configuration that Envoy asks for.
 
 use std::slice;
 
@@ -39,8 +39,8 @@ pub(crate) fn select<'a>(objects: &'a [Value], proxy: &Proxy) -> Result<Vec<&'a 
     Ok(plugins)
 }
 
-/// Whether it is for `proxy`: by its selector, or by naming the Gateway whose pod that is. Whatever names
-/// something else is for waypoints, which are not rendered here.
+/// Whether it is for `proxy`: by its selector, or by naming the Gateway whose pod that is. Whatever
+/// names something else is for waypoints, which are not rendered here.
 fn is_attached(plugin: &Value, proxy: &Proxy) -> bool {
     let spec = &plugin["spec"];
     let targets = match spec["targetRefs"].as_array() {

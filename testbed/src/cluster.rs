@@ -14,8 +14,9 @@ use crate::wait::{Probe, until};
 /// Time for the nodes to agree, or for redis-cli to move slots; long, since tests share few cores.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The node timeout while a cluster comes about. Nodes tell each of the others of themselves after half of
-/// it, so that they agree in no time; should one be taken for failed, replicas leave it at that.
+/// The node timeout while a cluster comes about. Nodes tell each of the others of themselves after
+/// half of it, so that they agree in no time; should one be taken for failed, replicas leave it at
+/// that.
 const JOINING: Duration = Duration::from_millis(500);
 
 const NODE_TIMEOUT: &str = "cluster-node-timeout";
@@ -155,8 +156,8 @@ impl RedisCluster {
         self.node(owner.with_context(|| format!("slot {slot} has no owner"))?)
     }
 
-    /// Moves `slots` slots with their keys, as an operator does, with `redis-cli --cluster reshard`,
-    /// and waits until all nodes agree on the result.
+    /// Moves `slots` slots with their keys, as an operator does, with
+    /// `redis-cli --cluster reshard`, and waits until all nodes agree on the result.
     ///
     /// # Errors
     /// redis-cli fails or takes too long; the error carries what it printed.

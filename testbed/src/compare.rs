@@ -1,8 +1,8 @@
 //! Defects that were measured in Envoy's redis_proxy, looked for in it and in Slotmesh: on the same
 //! Envoy binary, before the same Redis Cluster, told the same words.
 //!
-//! A probe does what a user would do and says what it saw and what was wanted. It knows nothing of the
-//! proxy before it.
+//! A probe does what a user would do and says what it saw and what was wanted. It knows nothing of
+//! the proxy before it.
 
 mod contender;
 mod counts;
@@ -59,7 +59,8 @@ pub struct Sight {
     pub sound: bool,
 }
 
-/// What stands behind the proxies: six nodes in one cluster, and a Redis alone that says how it is meant.
+/// What stands behind the proxies: six nodes in one cluster, and a Redis alone that says how it is
+/// meant.
 #[derive(Debug)]
 pub struct Ground {
     cluster: RedisCluster,
@@ -221,8 +222,8 @@ impl Sight {
     }
 }
 
-/// A hash tag for each shard, in the order of their slots; the same on every run, as long as slots are
-/// spread evenly.
+/// A hash tag for each shard, in the order of their slots; the same on every run, as long as slots
+/// are spread evenly.
 fn tags(cluster: &RedisCluster) -> Result<Vec<String>> {
     let node = cluster.nodes().first().context("no node")?;
     let mut tags = Vec::new();

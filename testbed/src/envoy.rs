@@ -217,9 +217,9 @@ impl Envoy {
         http_get(self.admin, "/stats/prometheus")
     }
 
-    /// Changes the listener as a control plane does: to another configuration, and another module if
-    /// there is a `wasm`. New clients meet the new one once this returns; the others stay where they
-    /// are for the drain time, and are closed then.
+    /// Changes the listener as a control plane does: to another configuration, and another module
+    /// if there is a `wasm`. New clients meet the new one once this returns; the others stay where
+    /// they are for the drain time, and are closed then.
     ///
     /// # Errors
     /// Envoy was not [started so](Self::start_reloadable), or does not take the new listener.

@@ -70,7 +70,8 @@ impl Member {
         } else {
             Role::Primary
         };
-        // ping-sent, pong-received, epoch and link state stand between; [...] is a slot in migration.
+        // ping-sent, pong-received, epoch and link state stand between; [...] is a slot in
+        // migration.
         let slots = fields.skip(4).filter(|field| !field.starts_with('['));
         Some(Self {
             id,

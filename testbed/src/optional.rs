@@ -18,7 +18,8 @@ pub fn or_skip<T>(part: Result<T>) -> Option<T> {
         Err(error) => {
             let test = thread::current().name().unwrap_or_default().to_owned();
             let skipped = format!("\n\nSKIPPED: {test}: {error:#}\n\n");
-            // Not by `eprintln!`, which the test harness hides; and there is nobody to tell of an error.
+            // Not by `eprintln!`, which the test harness hides; and there is nobody to tell of an
+            // error.
             let _ = io::stderr().write_all(skipped.as_bytes());
             None
         }

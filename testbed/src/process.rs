@@ -59,8 +59,8 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("sending {signal:?} to pid {pid:?}"))
     }
 
-    /// Copies the log to standard error until it ends by itself, which is an error, or until a signal
-    /// asks this process to stop, and then ends it.
+    /// Copies the log to standard error until it ends by itself, which is an error, or until a
+    /// signal asks this process to stop, and then ends it.
     pub(crate) fn follow(mut self, name: &str) -> Result<()> {
         let mut log = File::open(&self.log)?;
         let ended = until(name, Duration::MAX, || {

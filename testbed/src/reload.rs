@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-/// Cuts a rendered template into a bootstrap that takes its listeners from a file in `dir`, and that
-/// file's content.
+/// Cuts a rendered template into a bootstrap that takes its listeners from a file in `dir`, and
+/// that file's content.
 ///
 /// # Errors
 /// The template is not laid out like envoy/bootstrap.yaml.

@@ -1,4 +1,5 @@
-//! What docs/comparison.md says of Slotmesh, and that its probes see what is wrong with redis_proxy.
+//! What docs/comparison.md says of Slotmesh, and that its probes see what is wrong with
+//! redis_proxy.
 
 use slotmesh_testbed::compare::{Contender, DEFECTS, Ground};
 

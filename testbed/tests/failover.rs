@@ -26,12 +26,12 @@ const PIPELINE: usize = 8;
 const FIXED_KEYS: usize = 64;
 
 /// The time before the kill in which an acknowledged write may get lost, for replication is
-/// asynchronous. Redis hands a write to the replica's socket when it hands the reply to the client's;
-/// what is in a socket outlives the process.
+/// asynchronous. Redis hands a write to the replica's socket when it hands the reply to the
+/// client's; what is in a socket outlives the process.
 const REPLICATION_WINDOW: Duration = Duration::from_millis(500);
 
-/// A failover takes at least the node timeout, 2 s; an answer sooner after the kill than this was the
-/// dead primary's.
+/// A failover takes at least the node timeout, 2 s; an answer sooner after the kill than this was
+/// the dead primary's.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// These tests measure time: one at a time.
@@ -444,11 +444,11 @@ fn a_mirror_that_hangs_for_30_seconds_is_not_felt_by_clients() {
     hang_a_mirror(Duration::from_secs(30));
 }
 
-/// Stops a mirror for as long as it takes to load its proxy for so long. Clients keep their rate and
-/// latency; what was not copied is counted.
+/// Stops a mirror for as long as it takes to load its proxy for so long. Clients keep their rate
+/// and latency; what was not copied is counted.
 ///
-/// The measure is another proxy whose mirror is well: it gets the same load, a slice in turn with the
-/// other, so that whatever else the machine does meanwhile happens to both.
+/// The measure is another proxy whose mirror is well: it gets the same load, a slice in turn with
+/// the other, so that whatever else the machine does meanwhile happens to both.
 fn hang_a_mirror(loaded: Duration) {
     let _alone = alone();
     let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();

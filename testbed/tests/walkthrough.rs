@@ -1,5 +1,5 @@
-//! The walk-through itself, with a client that does know Redis Cluster in place of the proxy, and as
-//! `make mesh-verify` walks: through parts that run already.
+//! The walk-through itself, with a client that does know Redis Cluster in place of the proxy, and
+//! as `make mesh-verify` walks: through parts that run already.
 
 use std::process::Command;
 use std::time::Duration;

@@ -198,8 +198,8 @@ impl Cluster {
     }
 
     /// The primary for what any node could do but one must: it is the same for everybody who sees
-    /// the same topology. The first that is healthy, in the order of the slots; `preferred` before it, if
-    /// that is healthy and connected.
+    /// the same topology. The first that is healthy, in the order of the slots; `preferred` before
+    /// it, if that is healthy and connected.
     pub(crate) fn home(&self, preferred: Option<NodeIndex>, now: Instant) -> Option<NodeIndex> {
         let owners = || {
             let runs = self.slots.chunk_by(|left, right| left == right);
@@ -514,8 +514,8 @@ impl Node {
         self.lost = true;
     }
 
-    /// Whether no read is sent there, if another node can take it: it has left the topology, or there
-    /// is no connection since one has ended.
+    /// Whether no read is sent there, if another node can take it: it has left the topology, or
+    /// there is no connection since one has ended.
     pub(crate) fn is_away(&self) -> bool {
         self.lost || !self.member
     }

@@ -30,8 +30,8 @@ impl Cluster {
         !self.takeovers.is_empty()
     }
 
-    /// `from` has said that `slot` is at `replica`. If they are a primary and its replica, the whole
-    /// shard follows. Returns whether it does.
+    /// `from` has said that `slot` is at `replica`. If they are a primary and its replica, the
+    /// whole shard follows. Returns whether it does.
     pub(super) fn take_over(
         &mut self,
         slot: Slot,
@@ -86,8 +86,8 @@ impl Cluster {
         true
     }
 
-    /// Lets takeovers stand in `shards` where the topology that these are made of, of this epoch, is
-    /// from before them.
+    /// Lets takeovers stand in `shards` where the topology that these are made of, of this epoch,
+    /// is from before them.
     pub(super) fn uphold_takeovers(&mut self, shards: &mut [Shard], epoch: u64, now: Instant) {
         let mut takeovers = std::mem::take(&mut self.takeovers);
         takeovers.retain(|takeover| {

@@ -25,11 +25,11 @@ impl Lookup {
     }
 }
 
-/// Finds the row of the frame's command, or of its subcommand, in any case, and checks the number of
-/// arguments.
+/// Finds the row of the frame's command, or of its subcommand, in any case, and checks the number
+/// of arguments.
 ///
-/// Redis checks in this order too, before it asks whether the client has authenticated. There is one
-/// exception, `QUIT`, which takes any arguments and is in the table so.
+/// Redis checks in this order too, before it asks whether the client has authenticated. There is
+/// one exception, `QUIT`, which takes any arguments and is in the table so.
 #[inline]
 pub fn lookup(frame: &RequestFrame<'_>) -> Lookup {
     let row = frame.arg(0).and_then(find);
@@ -55,8 +55,8 @@ pub fn lookup(frame: &RequestFrame<'_>) -> Lookup {
     }
 }
 
-/// Looks up the first of some commands that have been read before, and are kept as bytes: its frame, and
-/// its length; `None` if there is none left.
+/// Looks up the first of some commands that have been read before, and are kept as bytes: its
+/// frame, and its length; `None` if there is none left.
 pub(crate) fn read_again<'a>(
     parser: &'a mut RequestParser,
     commands: &'a [u8],
@@ -68,8 +68,9 @@ pub(crate) fn read_again<'a>(
     Some((lookup(&frame), frame, len))
 }
 
-/// Whether a frame is a line of HTTP. Redis takes it for the work of a web browser that was lured to its port,
-/// and closes the connection, whoever else uses it (redis `server.c`, `securityWarningCommand`).
+/// Whether a frame is a line of HTTP. Redis takes it for the work of a web browser that was lured
+/// to its port, and closes the connection, whoever else uses it (redis `server.c`,
+/// `securityWarningCommand`).
 pub fn is_http(frame: &RequestFrame<'_>) -> bool {
     let is = |word: &&[u8]| frame.arg(0).is_some_and(|name| name.eq_ignore_ascii_case(word));
     [&b"post"[..], b"host:"].iter().any(is)

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Two lists, joined by the compiler. `table` is generated from what Redis says of itself
-//! (`COMMAND`): arity, flags, key specs, policies. `support` is written by hand: what the proxy does
-//! with each command. `commands-table` writes the first, and prints both as
+//! (`COMMAND`): arity, flags, key specs, policies. `support` is written by hand: what the proxy
+//! does with each command. `commands-table` writes the first, and prints both as
 //! `docs/commands.md`.
 
 mod error;

@@ -29,8 +29,8 @@ pub struct CommandSpec {
 impl CommandSpec {
     /// What the proxy does with this call of the command.
     ///
-    /// Differs from `support` where that depends on the arguments: `XREAD` and `XREADGROUP` may wait
-    /// with `BLOCK`; `EVAL`, `FCALL` and their kin go to any primary without a key.
+    /// Differs from `support` where that depends on the arguments: `XREAD` and `XREADGROUP` may
+    /// wait with `BLOCK`; `EVAL`, `FCALL` and their kin go to any primary without a key.
     #[inline]
     pub fn support_for(&self, frame: &RequestFrame<'_>) -> Support {
         let flags = Flags::BLOCKING.or(Flags::NO_MANDATORY_KEYS).or(Flags::ADMIN);

@@ -33,8 +33,8 @@ pub enum Support {
     Publish(TopicKind),
     /// Sent to any node: each would give the same answer.
     AnyNode,
-    /// Sent to one primary, always the same: each would answer for itself, and the answers cannot be
-    /// joined.
+    /// Sent to one primary, always the same: each would answer for itself, and the answers cannot
+    /// be joined.
     OnePrimary,
     /// Sent to every primary; the replies are merged.
     EveryPrimary(Merge),
@@ -68,8 +68,8 @@ pub enum Verb {
     Unwatch,
 }
 
-/// How the replies to several parts become one. Unless it says otherwise, an error to any part is the
-/// reply.
+/// How the replies to several parts become one. Unless it says otherwise, an error to any part is
+/// the reply.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Merge {
     /// One array, its elements in the order of the keys.
@@ -418,7 +418,8 @@ pub(super) fn of_call(spec: &CommandSpec, frame: &RequestFrame<'_>) -> Support {
     Support::Forward
 }
 
-/// Whether a command, where it names no key, changes what is kept, so that mirrors have to hear of it.
+/// Whether a command, where it names no key, changes what is kept, so that mirrors have to hear of
+/// it.
 pub(crate) fn changes_without_keys(spec: &CommandSpec) -> bool {
     let runs_a_script = spec.flags.contains(Flags::NO_MANDATORY_KEYS) && !spec.is_read();
     let keeps_scripts = matches!(spec.name, "script|load" | "script|flush");

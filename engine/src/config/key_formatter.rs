@@ -77,9 +77,9 @@ impl KeyFormatter {
         Ok(Self { parts })
     }
 
-    /// Writes `key` as it is called from here on. `attributes` are the connection's, in the order of
-    /// [`super::Config::attributes`]; what it lacks is left out. If nothing at all would be left, the
-    /// key stays as it is, as with Envoy.
+    /// Writes `key` as it is called from here on. `attributes` are the connection's, in the order
+    /// of [`super::Config::attributes`]; what it lacks is left out. If nothing at all would be
+    /// left, the key stays as it is, as with Envoy.
     pub(crate) fn write(&self, key: &[u8], attributes: &[Vec<u8>], out: &mut Vec<u8>) {
         let start = out.len();
         for part in &self.parts {

@@ -251,8 +251,8 @@ pub struct Limits {
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
-    /// Bytes of all clients' replies that wait, for those before them or for their other parts; beyond
-    /// it the client that has most of them is closed.
+    /// Bytes of all clients' replies that wait, for those before them or for their other parts;
+    /// beyond it the client that has most of them is closed.
     pub waiting_reply_bytes: usize,
     /// Bytes of commands unanswered on one upstream connection; further ones are refused.
     pub connection_bytes: usize,
@@ -264,8 +264,8 @@ pub struct Limits {
     /// ones are refused.
     pub subscription_bytes: usize,
     /// Bytes of commands unanswered on one connection that carries subscriptions, with what all
-    /// subscriptions are counted as, because those there may have to be ended; further ones are refused.
-    /// Twice `subscription_bytes` has room for all of them.
+    /// subscriptions are counted as, because those there may have to be ended; further ones are
+    /// refused. Twice `subscription_bytes` has room for all of them.
     pub subscriber_bytes: usize,
     /// Clients that cache and are told of changes: each takes a connection to every node, or two;
     /// further ones are refused.

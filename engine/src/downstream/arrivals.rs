@@ -1,5 +1,5 @@
-//! When bytes came that a client has to wait with: a command's time runs from then, not from when it is
-//! read.
+//! When bytes came that a client has to wait with: a command's time runs from then, not from when
+//! it is read.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -70,7 +70,8 @@ impl Arrivals {
         }
     }
 
-    /// All unread bytes count as if they came now: what was before them was allowed to take its time.
+    /// All unread bytes count as if they came now: what was before them was allowed to take its
+    /// time.
     pub(crate) fn renew(&mut self, now: Instant) {
         let len = self.len;
         self.clear();

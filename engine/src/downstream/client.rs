@@ -57,8 +57,8 @@ pub(crate) struct Profile {
     pub(super) attributes: Vec<Vec<u8>>,
 }
 
-/// What a client has done that changes its later commands: each is kept by the part of the proxy that
-/// looks after it, and noted here, so that a command without any need not ask them all.
+/// What a client has done that changes its later commands: each is kept by the part of the proxy
+/// that looks after it, and noted here, so that a command without any need not ask them all.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Modes(u8);
 

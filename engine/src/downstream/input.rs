@@ -104,7 +104,8 @@ impl Downstream {
         }
     }
 
-    /// The command that is being read ends `read` bytes from the beginning of those that have waited.
+    /// The command that is being read ends `read` bytes from the beginning of those that have
+    /// waited.
     pub(crate) fn note_arrival(&mut self, id: SessionId, read: usize) {
         if let Some(client) = self.clients.get_mut(id) {
             client.input.arrived = client.input.arrivals.of(read);
@@ -131,8 +132,8 @@ impl Downstream {
         }
     }
 
-    /// Keeps the count of bytes that wait, and account of when they came. Returns `false` if they are too
-    /// many: the client's have been dropped then.
+    /// Keeps the count of bytes that wait, and account of when they came. Returns `false` if they
+    /// are too many: the client's have been dropped then.
     pub(crate) fn count_input(&mut self, id: SessionId, now: Instant) -> bool {
         let Some(client) = self.clients.get_mut(id) else { return true };
         let is_parked = client.phase == Phase::Parked;

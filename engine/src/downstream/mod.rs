@@ -1,4 +1,5 @@
-//! The clients' side: their bytes, how much of these may wait, and what they have said of themselves.
+//! The clients' side: their bytes, how much of these may wait, and what they have said of
+//! themselves.
 //!
 //! What their commands mean, and in which order they are answered, others know.
 
@@ -250,8 +251,8 @@ impl Downstream {
         self.clients.get(id).is_none_or(|client| client.silent)
     }
 
-    /// Appends what is no reply, and must not get into the middle of one. Returns `false` if too much
-    /// waits behind a reply that is being relayed.
+    /// Appends what is no reply, and must not get into the middle of one. Returns `false` if too
+    /// much waits behind a reply that is being relayed.
     pub(crate) fn notify(
         &mut self,
         id: SessionId,
@@ -270,8 +271,8 @@ impl Downstream {
         behind.len() <= self.behind_relay
     }
 
-    /// Has what a client gets written: at once if nothing else is owed to it, else with what else this
-    /// event, and the events at hand, bring for it.
+    /// Has what a client gets written: at once if nothing else is owed to it, else with what else
+    /// this event, and the events at hand, bring for it.
     #[inline]
     pub(crate) fn queue_replies(&mut self, id: SessionId, is_owed_more: bool) {
         if !is_owed_more {
@@ -285,15 +286,15 @@ impl Downstream {
         }
     }
 
-    /// A client that has been answered in this event but is owed more, unless [`Self::defer`] has been
-    /// told of it.
+    /// A client that has been answered in this event but is owed more, unless [`Self::defer`] has
+    /// been told of it.
     #[inline]
     pub(crate) fn pop_partly_answered(&mut self) -> Option<SessionId> {
         self.partly_answered.pop()
     }
 
-    /// The event is over. If the client is still owed more it waits for the replies that are at hand,
-    /// perhaps from other nodes.
+    /// The event is over. If the client is still owed more it waits for the replies that are at
+    /// hand, perhaps from other nodes.
     pub(crate) fn defer(&mut self, id: SessionId, is_owed_more: bool) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.output.deferred = is_owed_more && !client.output.bytes.is_empty();
@@ -336,8 +337,8 @@ impl Downstream {
         }
     }
 
-    /// The end of such a reply has been handed over. It took the time that it took: no time has run for
-    /// what came behind it.
+    /// The end of such a reply has been handed over. It took the time that it took: no time has run
+    /// for what came behind it.
     pub(crate) fn end_relay(&mut self, id: SessionId, now: Instant) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.input.arrivals.renew(now);

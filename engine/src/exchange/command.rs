@@ -37,8 +37,8 @@ impl<'a> Command<'a> {
 }
 
 impl Exchange {
-    /// Gives a client's command its deadline and its place among the replies; `None` if the client has
-    /// gone.
+    /// Gives a client's command its deadline and its place among the replies; `None` if the client
+    /// has gone.
     #[inline]
     pub(crate) fn begin(
         &mut self,
@@ -71,8 +71,8 @@ impl Exchange {
         Some(id)
     }
 
-    /// Gives a command that the proxy answers itself, but not yet, its place among the replies. It is not
-    /// counted by its name.
+    /// Gives a command that the proxy answers itself, but not yet, its place among the replies. It
+    /// is not counted by its name.
     pub(crate) fn begin_own(
         &mut self,
         caller: &Caller,

@@ -115,7 +115,8 @@ impl Exchange {
         self.buffers.recycle(made);
     }
 
-    /// Takes the reply to a part of a split command; when it is the last, the client gets the whole.
+    /// Takes the reply to a part of a split command; when it is the last, the client gets the
+    /// whole.
     #[inline]
     pub(super) fn take_part(&mut self, id: PartId, reply: &[u8]) {
         let whole = self.flight.absorb(id, reply);
@@ -138,8 +139,8 @@ impl Exchange {
         self.fail(id, text);
     }
 
-    /// Answers a part that has not been executed with an error of the proxy's own; `text` starts with a
-    /// code.
+    /// Answers a part that has not been executed with an error of the proxy's own; `text` starts
+    /// with a code.
     pub(super) fn fail(&mut self, id: PartId, text: &str) {
         let mut error = self.buffers.take();
         encode::error(&mut error, text.as_bytes());
@@ -154,8 +155,8 @@ impl Exchange {
         }
     }
 
-    /// Hands the whole reply of a request over: at once if it is its turn, else when it is, or after an
-    /// injected delay.
+    /// Hands the whole reply of a request over: at once if it is its turn, else when it is, or
+    /// after an injected delay.
     pub(crate) fn deliver(&mut self, id: RequestId, reply: &[u8]) {
         let Some(request) = self.flight.waiting(id) else { return };
         match request.completion {
@@ -173,8 +174,8 @@ impl Exchange {
         }
     }
 
-    /// A feature decides what the client gets, and delivers it. Meanwhile the request's time does not run
-    /// out.
+    /// A feature decides what the client gets, and delivers it. Meanwhile the request's time does
+    /// not run out.
     fn tell_feature(&mut self, id: RequestId, event: Event) {
         self.flight.take_completion(id);
         self.flight.suspend(id);
@@ -297,8 +298,8 @@ impl Exchange {
         self.buffers.recycle(error);
     }
 
-    /// Closes the connections that a client has to itself: it will not wait for what is due on them.
-    /// Returns whether nodes tracked on any of them, so that it has to forget what it knows.
+    /// Closes the connections that a client has to itself: it will not wait for what is due on
+    /// them. Returns whether nodes tracked on any of them, so that it has to forget what it knows.
     #[must_use]
     pub(crate) fn abandon(&mut self, client: SessionId) -> bool {
         self.events.push_back(Event::WatchLost(client));
@@ -330,8 +331,8 @@ impl Exchange {
 
     // Closing clients.
 
-    /// While too many bytes of replies wait, closes the client that has most of them. Nothing else would
-    /// do: they have been executed, and their client cannot be told so before its turn comes.
+    /// While too many bytes of replies wait, closes the client that has most of them. Nothing else
+    /// would do: they have been executed, and their client cannot be told so before its turn comes.
     #[inline]
     fn bound_replies(&mut self) {
         while self.flight.has_too_many_replies() {
@@ -378,8 +379,8 @@ impl Exchange {
     }
 }
 
-/// Whether a command runs on connections that its client has to itself, which are of no use when it is
-/// not waited for any more.
+/// Whether a command runs on connections that its client has to itself, which are of no use when it
+/// is not waited for any more.
 fn has_own_connection(request: &Request) -> bool {
     match &request.completion {
         Completion::Watch | Completion::Block(_) | Completion::StartTracking => true,

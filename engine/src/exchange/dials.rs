@@ -15,7 +15,8 @@ impl Exchange {
         self.next_dial_check.get_or_insert(self.now + PATIENCE);
     }
 
-    /// Looks after commands that wait for a connection: perhaps their slot has another owner by now.
+    /// Looks after commands that wait for a connection: perhaps their slot has another owner by
+    /// now.
     pub(crate) fn check_dials(&mut self) {
         let now = self.now;
         self.next_dial_check = None;

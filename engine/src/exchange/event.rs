@@ -1,5 +1,5 @@
-//! What commands and replies mean to the features of the proxy: values that are settled in one place,
-//! `proxy::settle`.
+//! What commands and replies mean to the features of the proxy: values that are settled in one
+//! place, `proxy::settle`.
 
 use crate::ids::{ConnectionId, RequestId, SessionId};
 use crate::route::Place;
@@ -28,7 +28,8 @@ pub(crate) enum Event {
     },
     /// EXEC has been answered: no key is watched any more for this client.
     WatchEnded(SessionId),
-    /// The connections that a client had to itself have been closed, and with them what nodes watched.
+    /// The connections that a client had to itself have been closed, and with them what nodes
+    /// watched.
     WatchLost(SessionId),
     /// A command that the proxy was to answer itself will not be answered by it.
     Dropped(RequestId),

@@ -161,8 +161,8 @@ impl Exchange {
         }
     }
 
-    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts. `None` if
-    /// its client has gone.
+    /// Sends a command whose keys live at `places`: whole if that is one place, else in parts.
+    /// `None` if its client has gone.
     pub(super) fn submit(
         &mut self,
         submission: &Submission<'_>,
@@ -221,6 +221,6 @@ impl Exchange {
     }
 }
 
-/// While a client watches keys, what it reads must be what is watched; and while it caches, a replica may
-/// be behind what it has been told of.
+/// While a client watches keys, what it reads must be what is watched; and while it caches, a
+/// replica may be behind what it has been told of.
 const OWNER_ONLY: Modes = Modes::WATCH.or(Modes::TRACKED);

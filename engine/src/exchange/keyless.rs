@@ -1,7 +1,7 @@
 //! Where commands go that name no key.
 //!
-//! They concern the cluster of the catch-all route alone, as in Envoy, and those that write go to its
-//! mirrors as well.
+//! They concern the cluster of the catch-all route alone, as in Envoy, and those that write go to
+//! its mirrors as well.
 
 use crate::blocking::Blocking;
 use crate::cluster::Slot;
@@ -33,8 +33,8 @@ pub(crate) enum Destination {
 }
 
 impl Exchange {
-    /// Sends a command without keys, and a copy to each mirror that wants it. `known` is what the proxy
-    /// knows beside the nodes, as the reply of one more.
+    /// Sends a command without keys, and a copy to each mirror that wants it. `known` is what the
+    /// proxy knows beside the nodes, as the reply of one more.
     pub(crate) fn send_keyless(
         &mut self,
         caller: &Caller,
@@ -108,8 +108,8 @@ impl Exchange {
         }
     }
 
-    /// Where a message is published: at the owner of a shard channel's slot; for a channel any node would
-    /// do, and it is the same one for all clients, so that what they publish stays in order.
+    /// Where a message is published: at the owner of a shard channel's slot; for a channel any node
+    /// would do, and it is the same one for all clients, so that what they publish stays in order.
     pub(crate) fn target_of_message(
         &self,
         kind: TopicKind,

@@ -48,8 +48,8 @@ impl Exchange {
         }
     }
 
-    /// The rest of a reply will not come. If its beginning has been handed on, nothing can be said to its
-    /// client any more.
+    /// The rest of a reply will not come. If its beginning has been handed on, nothing can be said
+    /// to its client any more.
     fn break_relay(&mut self, id: RequestId, reason: &str) {
         let Some(Request { state: State::Relayed, tally, .. }) = self.flight.get(id) else {
             return;

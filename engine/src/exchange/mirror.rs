@@ -97,8 +97,8 @@ impl Exchange {
         }
     }
 
-    /// Copies a command to the mirrors that want it. Of one that may be cut, each key counts by itself,
-    /// as if it had come alone; of another one the first key counts for them all.
+    /// Copies a command to the mirrors that want it. Of one that may be cut, each key counts by
+    /// itself, as if it had come alone; of another one the first key counts for them all.
     pub(super) fn mirror_keys(
         &mut self,
         request: RequestId,
@@ -127,7 +127,8 @@ impl Exchange {
         }
     }
 
-    /// Copies a message to the mirrors of commands without keys. As to samples, its channel is its key.
+    /// Copies a message to the mirrors of commands without keys. As to samples, its channel is its
+    /// key.
     pub(crate) fn mirror_message(
         &mut self,
         request: RequestId,
@@ -204,8 +205,8 @@ impl Exchange {
         }
     }
 
-    /// Whether a command has been sent, or waits for that: a mirror gets none that was refused at once,
-    /// nor one that came too late.
+    /// Whether a command has been sent, or waits for that: a mirror gets none that was refused at
+    /// once, nor one that came too late.
     #[inline]
     fn is_under_way(&self, id: RequestId) -> bool {
         self.flight.waiting(id).is_some_and(|request| !request.is_overdue(self.now))
@@ -284,8 +285,8 @@ impl Exchange {
         }
     }
 
-    /// The next mirror of a route, from number `next` on, that wants what it is offered and has room for
-    /// it.
+    /// The next mirror of a route, from number `next` on, that wants what it is offered and has
+    /// room for it.
     #[inline]
     fn next_mirror(
         &mut self,

@@ -191,7 +191,8 @@ impl Exchange {
         is_corked && !std::mem::replace(&mut self.flush_announced, is_corked)
     }
 
-    /// Writes to busy nodes what all clients have for them, and to clients what all nodes have answered.
+    /// Writes to busy nodes what all clients have for them, and to clients what all nodes have
+    /// answered.
     pub(crate) fn flush(&mut self) {
         self.flush_announced = false;
         self.upstream.flush();
@@ -208,8 +209,8 @@ impl Exchange {
         self.upstream.login(self.downstream.identity(client))
     }
 
-    /// Clients that a client may know of and do something to: where nodes say what users may do, those
-    /// of its own user, since no node can be asked about these.
+    /// Clients that a client may know of and do something to: where nodes say what users may do,
+    /// those of its own user, since no node can be asked about these.
     pub(crate) fn visible_to(
         &self,
         client: SessionId,

@@ -96,8 +96,8 @@ impl Exchange {
         Some(())
     }
 
-    /// Sends a read that a node cannot serve now to another one that may; `None` if it is no such read,
-    /// or enough have been tried.
+    /// Sends a read that a node cannot serve now to another one that may; `None` if it is no such
+    /// read, or enough have been tried.
     fn read_elsewhere(&mut self, from: ConnectionId, id: PartId, command: &[u8]) -> Option<()> {
         let target = self.flight.part(id)?.target;
         let redirections = self.flight.count_redirection(id);

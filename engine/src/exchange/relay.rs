@@ -11,8 +11,8 @@ use crate::flight::{Owner, Request, State};
 use crate::ids::{ConnectionId, RequestId, SessionId};
 
 impl Exchange {
-    /// Relays what has come of a reply whose end has not. Returns whether it did: if not, the reply is
-    /// to be put together. What is there counts: a node may announce what it never sends.
+    /// Relays what has come of a reply whose end has not. Returns whether it did: if not, the reply
+    /// is to be put together. What is there counts: a node may announce what it never sends.
     pub(crate) fn relay(&mut self, from: ConnectionId, piece: &[u8]) -> bool {
         if !self.upstream.is_relaying(from) {
             let is_large = piece.len() > self.config.limits.reply_bytes;

@@ -83,7 +83,8 @@ impl Exchange {
         self.buffers.recycle(sent);
     }
 
-    /// A command has been executed, or refused for good: sees to what follows from that beside the reply.
+    /// A command has been executed, or refused for good: sees to what follows from that beside the
+    /// reply.
     fn note_outcome(
         &mut self,
         from: ConnectionId,

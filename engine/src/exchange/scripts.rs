@@ -15,8 +15,8 @@ const NOSCRIPT: &[u8] = b"-NOSCRIPT No matching script.";
 const NO_SCRIPT: &[u8] = b"-ERR Error compiling script";
 
 impl Exchange {
-    /// Remembers a script that a command brings; forgets all of them with the nodes. Returns which script
-    /// the command runs, if it is one that the proxy knows.
+    /// Remembers a script that a command brings; forgets all of them with the nodes. Returns which
+    /// script the command runs, if it is one that the proxy knows.
     #[inline]
     pub(crate) fn note_script(
         &mut self,
@@ -62,8 +62,8 @@ impl Exchange {
         }
     }
 
-    /// Which of the scripts that a SCRIPT EXISTS names are known here, and so will be wherever they are
-    /// run; `None` if the command is another one.
+    /// Which of the scripts that a SCRIPT EXISTS names are known here, and so will be wherever they
+    /// are run; `None` if the command is another one.
     pub(crate) fn known_scripts(
         &self,
         spec: &CommandSpec,
@@ -89,8 +89,8 @@ impl Exchange {
         }
     }
 
-    /// Answers a node that does not know the script of an EVALSHA with the EVAL that brings it. Returns
-    /// `false` if `reply` is another one, or the script is not known here either.
+    /// Answers a node that does not know the script of an EVALSHA with the EVAL that brings it.
+    /// Returns `false` if `reply` is another one, or the script is not known here either.
     pub(super) fn bring_script(
         &mut self,
         from: ConnectionId,
@@ -120,7 +120,8 @@ impl Exchange {
     }
 }
 
-/// Whether an EVAL has as many keys as it says: else a node refuses it before it looks at the script.
+/// Whether an EVAL has as many keys as it says: else a node refuses it before it looks at the
+/// script.
 fn counts_keys(frame: &RequestFrame<'_>) -> bool {
     let count = frame.arg(2).and_then(parse_decimal).and_then(|count| usize::try_from(count).ok());
     count.is_some_and(|count| count <= frame.len().saturating_sub(3))

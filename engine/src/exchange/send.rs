@@ -122,9 +122,9 @@ impl Exchange {
         self.push(connection, outgoing);
     }
 
-    /// Sends a part that has come back, if it does not get out of its client's order: it waits until
-    /// those behind it are answered, and [`Self::send_to`] sees to it that it follows those before it.
-    /// If one behind it has been executed meanwhile, it is too late for this one: see
+    /// Sends a part that has come back, if it does not get out of its client's order: it waits
+    /// until those behind it are answered, and [`Self::send_to`] sees to it that it follows those
+    /// before it. If one behind it has been executed meanwhile, it is too late for this one: see
     /// [`Self::fail_overtaken`].
     pub(super) fn send_again(&mut self, id: PartId, command: &[u8]) {
         if self.flight.is_followed(id) {
@@ -157,8 +157,8 @@ impl Exchange {
         }
     }
 
-    /// A part has, or may have, been executed: earlier ones of its client for the same slot that were to
-    /// be sent again would now be executed in the wrong order. They fail as refused.
+    /// A part has, or may have, been executed: earlier ones of its client for the same slot that
+    /// were to be sent again would now be executed in the wrong order. They fail as refused.
     #[cold]
     pub(super) fn fail_overtaken(&mut self, id: PartId) {
         for overtaken in self.flight.overtaken(id) {
@@ -171,8 +171,8 @@ impl Exchange {
         }
     }
 
-    /// Sends EXEC to the node that has watched the client's keys; if that is out of reach, nothing is
-    /// known of the keys and nothing executed.
+    /// Sends EXEC to the node that has watched the client's keys; if that is out of reach, nothing
+    /// is known of the keys and nothing executed.
     fn send_watched(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>) {
         match self.upstream.address(connection) {
             Some(_) => self.push(connection, outgoing),
@@ -208,8 +208,8 @@ impl Exchange {
         let waits_everywhere =
             request.blocking().is_some() && matches!(request.state, State::Split(_));
 
-        // A script that the node may not know goes with its EVALSHA: if it said NOSCRIPT, the commands
-        // behind this one would have been executed already.
+        // A script that the node may not know goes with its EVALSHA: if it said NOSCRIPT, the
+        // commands behind this one would have been executed already.
         let mut eval = Vec::new();
         let is_new = script
             .is_some_and(|script| self.upstream.show_script(connection, script, &self.scripts));
@@ -227,13 +227,14 @@ impl Exchange {
         before.extend(caching);
         before.extend((mode == SendMode::Asking).then_some(ASKING));
         // WAIT is about what its server had written when the connection's last command ended (redis
-        // `replication.c`, `client.woff`), so one has to come before it, after the client's writes on
-        // other connections.
+        // `replication.c`, `client.woff`), so one has to come before it, after the client's writes
+        // on other connections.
         before.extend(waits_everywhere.then_some(PING));
         for command in before {
             self.upstream.precede(connection, command, self.now);
         }
-        // There is room, as has been seen: what goes before the command must not be left without it.
+        // There is room, as has been seen: what goes before the command must not be left without
+        // it.
         self.push_now(connection, &outgoing, exec_replies.unwrap_or(1), usize::MAX);
         self.note_wait(connection, id);
         if let (SendMode::Asking, Some(_), Owner::Client(client)) = (mode, caching, outgoing.owner)
@@ -313,7 +314,8 @@ impl Exchange {
         self.flight.suspend(id);
     }
 
-    /// Readies a command for another try: one that was kept waiting waits for what is left of its time.
+    /// Readies a command for another try: one that was kept waiting waits for what is left of its
+    /// time.
     pub(super) fn resume(&mut self, id: RequestId, command: &mut Vec<u8>) {
         if !self.flight.resume(id, self.now + self.config.op_timeout) {
             return;
@@ -325,8 +327,8 @@ impl Exchange {
     }
 }
 
-/// Which of so many lanes the commands of this owner take. A client keeps to its lane, and a mirror to one:
-/// order is kept.
+/// Which of so many lanes the commands of this owner take. A client keeps to its lane, and a mirror
+/// to one: order is kept.
 #[inline]
 fn lane_of(owner: Owner, lanes: u32) -> u32 {
     match owner {

@@ -1,4 +1,5 @@
-//! Fault injection: errors and delays, for trying out what clients make of them (Envoy: `RedisFault`).
+//! Fault injection: errors and delays, for trying out what clients make of them (Envoy:
+//! `RedisFault`).
 
 use crate::config::{Config, Fault, FaultKind};
 use crate::resp::RequestFrame;

@@ -1,9 +1,9 @@
 //! AUTH, HELLO and SELECT where nodes say who a client may be.
 //!
-//! The client's command goes to a node over a connection of the identity that the client will have if
-//! the node agrees. Where there is none yet, it is opened, and logs in before anything else: if the
-//! node refuses that, its error is the answer to all that waits for the connection. Whatever it says,
-//! it says in its own words.
+//! The client's command goes to a node over a connection of the identity that the client will have
+//! if the node agrees. Where there is none yet, it is opened, and logs in before anything else: if
+//! the node refuses that, its error is the answer to all that waits for the connection. Whatever it
+//! says, it says in its own words.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What a client can do beside sending commands to keys. Each feature owns its state and stands on
-//! [`Exchange`](crate::exchange::Exchange); none knows of another one. What concerns several of them is
-//! seen to in [`crate::proxy`].
+//! [`Exchange`](crate::exchange::Exchange); none knows of another one. What concerns several of
+//! them is seen to in [`crate::proxy`].
 
 pub(crate) mod faults;
 pub(crate) mod identities;

@@ -61,7 +61,8 @@ impl Tracking {
         }
     }
 
-    /// The client speaks another protocol from now on, or as somebody else, so it has other connections.
+    /// The client speaks another protocol from now on, or as somebody else, so it has other
+    /// connections.
     pub(crate) fn restart(&mut self, x: &mut Exchange, client: SessionId) {
         if self.clients.contains_key(&client) {
             self.note_modes(x, client);
@@ -112,7 +113,8 @@ impl Tracking {
 
     // What nodes tell.
 
-    /// The first command on the connections of a client that caches has been answered, or will not be.
+    /// The first command on the connections of a client that caches has been answered, or will not
+    /// be.
     pub(crate) fn conclude_start(&mut self, x: &mut Exchange, request: RequestId, reply: &[u8]) {
         if Reply::new(reply).error_line().is_none() {
             return x.deliver(request, b"+OK\r\n");
@@ -150,8 +152,8 @@ impl Tracking {
         }
     }
 
-    /// Clients that want to hear of all keys need a connection to every primary; no client needs one to a
-    /// node that has left.
+    /// Clients that want to hear of all keys need a connection to every primary; no client needs
+    /// one to a node that has left.
     pub(crate) fn keep_broadcasts(&mut self, x: &mut Exchange) {
         let now = x.now();
         for client in self.clients.keys().copied().collect::<Vec<_>>() {
@@ -171,8 +173,8 @@ impl Tracking {
         }
     }
 
-    /// Tells a client, or whom it wants told instead, that keys have changed; with `None`, that any may
-    /// have.
+    /// Tells a client, or whom it wants told instead, that keys have changed; with `None`, that any
+    /// may have.
     pub(crate) fn invalidate(&mut self, x: &mut Exchange, client: SessionId, keys: Option<&[u8]>) {
         let Some(options) = self.clients.get_mut(&client) else { return };
         let Some(protocol) = x.downstream.protocol(client) else { return };
@@ -225,8 +227,8 @@ impl Tracking {
         Ok(request)
     }
 
-    /// Begins to track for a client, which is told so when a node has said that it does; if it wants
-    /// to hear of all keys, when every primary has.
+    /// Begins to track for a client, which is told so when a node has said that it does; if it
+    /// wants to hear of all keys, when every primary has.
     fn start(
         &mut self,
         x: &mut Exchange,
@@ -267,8 +269,8 @@ impl Tracking {
         x.downstream.set_modes(client, Modes::TRACKED, is_tracked);
     }
 
-    /// Whether nodes are to track what a client reads: RESP2 has no place for news but another client's
-    /// channel.
+    /// Whether nodes are to track what a client reads: RESP2 has no place for news but another
+    /// client's channel.
     fn is_tracked(&self, x: &Exchange, client: SessionId) -> bool {
         let options = self.clients.get(&client);
         let protocol = x.downstream.protocol(client);
@@ -289,8 +291,8 @@ fn answer_ok(x: &mut Exchange, client: SessionId, spec: &'static CommandSpec) {
     x.answer(client, |out| encode::simple(out, b"OK"));
 }
 
-/// Hands a client news that must not come before the reply to anything that it has sent: that may be the
-/// value which the news is about. What a node keeps waiting is not.
+/// Hands a client news that must not come before the reply to anything that it has sent: that may
+/// be the value which the news is about. What a node keeps waiting is not.
 fn push_in_turn(x: &mut Exchange, client: SessionId, news: &[u8]) {
     let last = x.flight.last(client);
     if last.is_none_or(|(_, last)| last.blocking().is_some()) {

@@ -73,8 +73,8 @@ impl Transactions {
         x.send_keyed(caller, command, Keyed::Watch(place));
     }
 
-    /// `UNWATCH`, outside of a transaction: lets the node forget what it watches for a client, and takes
-    /// the connection back.
+    /// `UNWATCH`, outside of a transaction: lets the node forget what it watches for a client, and
+    /// takes the connection back.
     pub(crate) fn unwatch(&mut self, x: &mut Exchange, client: SessionId) {
         let watch = self.set_watch(x, client, Watch::None);
         release(x, watch);
@@ -101,8 +101,8 @@ impl Transactions {
         }
     }
 
-    /// Begins EXEC: takes out the transaction; `None` if EXEC has been answered, because nothing is to be
-    /// executed.
+    /// Begins EXEC: takes out the transaction; `None` if EXEC has been answered, because nothing is
+    /// to be executed.
     pub(crate) fn start_exec(
         &mut self,
         x: &mut Exchange,
@@ -125,8 +125,8 @@ impl Transactions {
         Some(transaction)
     }
 
-    /// Sends what the client has queued to the node that owns its keys. `answers` are the proxy's own
-    /// replies: see [`Transaction::local_commands`].
+    /// Sends what the client has queued to the node that owns its keys. `answers` are the proxy's
+    /// own replies: see [`Transaction::local_commands`].
     pub(crate) fn finish_exec(
         &mut self,
         x: &mut Exchange,
@@ -225,8 +225,8 @@ impl Transactions {
         self.set_watch(x, client, Watch::None);
     }
 
-    /// Nothing is known any more of the keys that a client has watched; with `by`, if they were watched by
-    /// that connection.
+    /// Nothing is known any more of the keys that a client has watched; with `by`, if they were
+    /// watched by that connection.
     pub(crate) fn note_watch_lost(
         &mut self,
         x: &mut Exchange,

@@ -19,11 +19,12 @@ pub(super) enum Line {
     Late,
 }
 
-/// Requests in the order of their deadlines. Every request gets the same time, so for nearly all that is
-/// the order in which they came; those that were read later than they came are sorted apart.
+/// Requests in the order of their deadlines. Every request gets the same time, so for nearly all
+/// that is the order in which they came; those that were read later than they came are sorted
+/// apart.
 ///
-/// Who leaves keeps its entry until that comes to the front, or such entries are the most. Invariant:
-/// the front's request has not left.
+/// Who leaves keeps its entry until that comes to the front, or such entries are the most.
+/// Invariant: the front's request has not left.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     regular: VecDeque<(RequestId, Instant)>,

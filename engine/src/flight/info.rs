@@ -11,8 +11,8 @@ struct Keyspace {
     total_ttl: u128,
 }
 
-/// Appends the first of `texts`, one of each primary, with the keys of all of them, and with the words
-/// of a server that is no cluster.
+/// Appends the first of `texts`, one of each primary, with the keys of all of them, and with the
+/// words of a server that is no cluster.
 pub(crate) fn merge(texts: &[&[u8]], out: &mut Vec<u8>) {
     let mut keyspace = Keyspace::default();
     for line in texts.iter().flat_map(|text| lines(text)) {

@@ -7,9 +7,9 @@ use crate::command::Merge;
 use crate::flight::info;
 use crate::resp::{Kind, Reply, encode};
 
-/// Writes one reply in the place of `replies`, of which none is an error. `argument` is a random number
-/// for [`Merge::AnyValue`], and for [`Merge::Latest`] how many entries are wanted. `None` if the replies
-/// do not fit together.
+/// Writes one reply in the place of `replies`, of which none is an error. `argument` is a random
+/// number for [`Merge::AnyValue`], and for [`Merge::Latest`] how many entries are wanted. `None` if
+/// the replies do not fit together.
 pub(crate) fn write(
     merge: Merge,
     argument: u64,

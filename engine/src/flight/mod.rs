@@ -1,5 +1,5 @@
-//! Commands in flight: what they are, how far they have come, in which order they are answered, and when
-//! their time is up.
+//! Commands in flight: what they are, how far they have come, in which order they are answered, and
+//! when their time is up.
 //!
 //! Nothing here knows of connections' bytes or clients' buffers: who sends and delivers is
 //! [`crate::exchange`].
@@ -158,8 +158,8 @@ impl Flight {
         }
     }
 
-    /// Whether one of the commands that the client waited for could take as long as it liked. Says so
-    /// once.
+    /// Whether one of the commands that the client waited for could take as long as it liked. Says
+    /// so once.
     pub(crate) fn take_untimed(&mut self, client: SessionId) -> bool {
         self.queue_mut(client).is_some_and(|queue| std::mem::take(&mut queue.untimed))
     }
@@ -229,8 +229,8 @@ impl Flight {
         turn
     }
 
-    /// Takes out the reply to the first command of a client, which is there already, and says what comes
-    /// behind it.
+    /// Takes out the reply to the first command of a client, which is there already, and says what
+    /// comes behind it.
     pub(crate) fn pop_answered(&mut self, client: SessionId) -> Option<(Vec<u8>, Turn)> {
         let first = self.first(client)?;
         let request = self.requests.get_mut(first)?;
@@ -303,7 +303,8 @@ impl Flight {
         }
     }
 
-    /// A part has come back, or cannot be sent: nothing is read from its client that could overtake it.
+    /// A part has come back, or cannot be sent: nothing is read from its client that could overtake
+    /// it.
     pub(crate) fn set_held(&mut self, id: PartId) {
         if let Some(part) = self.part_mut(id) {
             (part.stage, part.redirections) = (Stage::Held, 0);
@@ -426,7 +427,8 @@ impl Flight {
         self.exec_mut(id)?.take_verdict(reply)
     }
 
-    /// Takes out what is to be done with the reply: nothing more than to deliver what that has made.
+    /// Takes out what is to be done with the reply: nothing more than to deliver what that has
+    /// made.
     pub(crate) fn take_completion(&mut self, id: RequestId) -> Completion {
         let Some(request) = self.requests.get_mut(id) else { return Completion::Deliver };
         std::mem::replace(&mut request.completion, Completion::Deliver)
@@ -458,8 +460,8 @@ impl Flight {
         }
     }
 
-    /// Hands the reply to one part of a split command to what makes one of them all. Returns the request
-    /// when it was the last.
+    /// Hands the reply to one part of a split command to what makes one of them all. Returns the
+    /// request when it was the last.
     #[inline]
     pub(crate) fn absorb(&mut self, id: PartId, reply: &[u8]) -> Option<&Request> {
         let request = self.requests.get_mut(id.request)?;
@@ -475,7 +477,8 @@ impl Flight {
         self.end_wait(id, State::Relayed);
     }
 
-    /// Holds the reply back: until it is handed over, the request does not wait, nor is it answered.
+    /// Holds the reply back: until it is handed over, the request does not wait, nor is it
+    /// answered.
     pub(crate) fn set_delayed(&mut self, id: RequestId) {
         self.end_wait(id, State::Delayed);
     }

@@ -1,9 +1,9 @@
-//! The order of one client's commands: that of their replies, and that in which commands for one slot are
-//! executed.
+//! The order of one client's commands: that of their replies, and that in which commands for one
+//! slot are executed.
 //!
-//! A standalone Redis executes a client's commands in their order. Here that holds because commands for
-//! one slot follow each other down one connection; so while one of them is held, or may have been sent to
-//! a node that no longer owns its slot, none may overtake it on another way.
+//! A standalone Redis executes a client's commands in their order. Here that holds because commands
+//! for one slot follow each other down one connection; so while one of them is held, or may have
+//! been sent to a node that no longer owns its slot, none may overtake it on another way.
 
 use std::collections::VecDeque;
 
@@ -20,9 +20,9 @@ pub(super) struct ClientQueue {
     pub(super) bytes: usize,
     /// The epoch of the slots' owners when the oldest command of `pending` was sent.
     pub(super) epoch: u64,
-    /// No command may follow the last one of `pending` yet: that runs on a dedicated connection or on
-    /// many nodes, or changes what the client hears of; or one of `pending` is not where the next would
-    /// go, being held or sent elsewhere.
+    /// No command may follow the last one of `pending` yet: that runs on a dedicated connection or
+    /// on many nodes, or changes what the client hears of; or one of `pending` is not where the
+    /// next would go, being held or sent elsewhere.
     pub(super) barrier: bool,
     /// The client is to be closed: no further command of it is read.
     pub(super) stopped: bool,
@@ -59,8 +59,8 @@ impl Flight {
         self.conflicting(request, part, earlier).any(|(_, stage)| stage != Stage::Sent(connection))
     }
 
-    /// A part has, or may have, been executed: the earlier ones of its client for the same slot that
-    /// were to be sent again, and would now be executed in the wrong order.
+    /// A part has, or may have, been executed: the earlier ones of its client for the same slot
+    /// that were to be sent again, and would now be executed in the wrong order.
     pub(crate) fn overtaken(&self, id: PartId) -> Vec<PartId> {
         let Some((queue, request, part)) = self.ordered(id) else { return Vec::new() };
         if !queue.barrier {
@@ -85,7 +85,8 @@ impl Flight {
         Some((queue, request, part))
     }
 
-    /// What of `others` must keep its order with a part: what is for the same slot, unless both only read.
+    /// What of `others` must keep its order with a part: what is for the same slot, unless both
+    /// only read.
     fn conflicting<'a>(
         &'a self,
         request: &'a Request,

@@ -64,8 +64,8 @@ pub(crate) enum Owner {
 pub(crate) enum ConnectionClass {
     /// Those that many clients share.
     Shared,
-    /// One that many clients share, but past their other commands: one of these may be a script that it
-    /// is to end.
+    /// One that many clients share, but past their other commands: one of these may be a script
+    /// that it is to end.
     Urgent,
     /// One by which its node tracks for the client.
     Tracked,
@@ -178,8 +178,8 @@ impl Part {
         }
     }
 
-    /// Whether its order with the client's other commands matters: that of what is left to replicas, or
-    /// to any primary, does not.
+    /// Whether its order with the client's other commands matters: that of what is left to
+    /// replicas, or to any primary, does not.
     pub(super) fn is_ordered(&self) -> bool {
         !matches!(self.target, Target::Reader(..) | Target::AnyPrimary)
     }
@@ -257,7 +257,8 @@ impl Request {
         self.rare.get_or_insert_default()
     }
 
-    /// Whether nothing is to be done with its replies but to hand them over, or to put them together.
+    /// Whether nothing is to be done with its replies but to hand them over, or to put them
+    /// together.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.rare.is_none()

@@ -1,6 +1,6 @@
-//! CLUSTER: by default the answer of a standalone server; with `cluster_emulation`, that of a cluster of
-//! one node that owns every slot, at the address the client has connected to. So cluster-aware clients
-//! work through the proxy too, and all they ever know of is the proxy.
+//! CLUSTER: by default the answer of a standalone server; with `cluster_emulation`, that of a
+//! cluster of one node that owns every slot, at the address the client has connected to. So
+//! cluster-aware clients work through the proxy too, and all they ever know of is the proxy.
 
 use std::net::SocketAddr;
 

@@ -134,7 +134,8 @@ impl Proxy {
         }
     }
 
-    /// A command without a row in the table, or that no Redis would run; `None` if it has been answered.
+    /// A command without a row in the table, or that no Redis would run; `None` if it has been
+    /// answered.
     #[cold]
     fn look_closer(
         &mut self,
@@ -188,9 +189,9 @@ impl Proxy {
         }
     }
 
-    /// Whether the client's next command has to come after all before it: it runs on a connection of
-    /// its own or on many nodes, or messages will follow its answer, or what comes behind it will go by
-    /// connections of another version.
+    /// Whether the client's next command has to come after all before it: it runs on a connection
+    /// of its own or on many nodes, or messages will follow its answer, or what comes behind it
+    /// will go by connections of another version.
     #[inline]
     fn waits_for_earlier_replies(&self, id: SessionId, support: Support) -> bool {
         let modes = || self.x.downstream.modes(id);
@@ -212,8 +213,8 @@ impl Proxy {
         }
     }
 
-    /// Answers a command of a RESP2 client that is subscribed to something, if it may not be executed or
-    /// is answered in another way than else. Returns whether it did.
+    /// Answers a command of a RESP2 client that is subscribed to something, if it may not be
+    /// executed or is answered in another way than else. Returns whether it did.
     fn answer_subscriber(
         &mut self,
         caller: &Caller,

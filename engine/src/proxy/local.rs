@@ -268,8 +268,8 @@ enum Answer {
 
 impl<'a> Hello<'a> {
     /// Reads `HELLO [version [AUTH user password] [SETNAME name]]`; errors are redis-server's. It
-    /// succeeds only for a client that is, or is by this command, authenticated; where nodes know the
-    /// `users`, they are to say so.
+    /// succeeds only for a client that is, or is by this command, authenticated; where nodes know
+    /// the `users`, they are to say so.
     fn parse(
         users: Option<&[User]>,
         mut authenticated: bool,

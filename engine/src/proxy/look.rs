@@ -10,12 +10,13 @@ use crate::stats::{Change, DownstreamGauges, Metric, Stats, report};
 pub struct Kept {
     /// Unanswered commands of the client that has most.
     pub session_requests: usize,
-    /// Bytes of unanswered commands of the client that has most; the last of them may be over the limit.
+    /// Bytes of unanswered commands of the client that has most; the last of them may be over the
+    /// limit.
     pub session_bytes: usize,
     /// Bytes of all clients' commands that are unfinished or wait unread.
     pub input_bytes: usize,
-    /// Bytes of unanswered commands on the connection that has most, with the few bytes that the proxy
-    /// puts before some of them. Connections that carry subscriptions count by themselves.
+    /// Bytes of unanswered commands on the connection that has most, with the few bytes that the
+    /// proxy puts before some of them. Connections that carry subscriptions count by themselves.
     pub connection_bytes: usize,
     /// Bytes of all clients' replies that wait for those before them or for their other parts.
     pub waiting_reply_bytes: usize,
@@ -25,7 +26,8 @@ pub struct Kept {
     pub mirror_bytes: usize,
     /// Bytes of all clients' subscriptions.
     pub subscription_bytes: usize,
-    /// Bytes of unanswered commands on the connection that has most, of those that carry subscriptions.
+    /// Bytes of unanswered commands on the connection that has most, of those that carry
+    /// subscriptions.
     pub subscriber_bytes: usize,
     /// Bytes of scripts that are remembered.
     pub script_bytes: usize,

@@ -9,8 +9,8 @@
 //! | settle | the consequences for other parts |
 //! | look | what there is to see from outside |
 //!
-//! Calls go down only: proxy to features, features to [`Exchange`], that to `downstream`, `flight` and
-//! `upstream`. What has to go up is an event, a value.
+//! Calls go down only: proxy to features, features to [`Exchange`], that to `downstream`, `flight`
+//! and `upstream`. What has to go up is an event, a value.
 
 mod clients;
 mod emulation;

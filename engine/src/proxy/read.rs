@@ -86,8 +86,8 @@ impl Proxy {
         self.x.downstream.put_back(id, bytes, read);
     }
 
-    /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too many for
-    /// it.
+    /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too
+    /// many for it.
     fn count_input(&mut self, id: SessionId) {
         if !self.x.downstream.count_input(id, self.x.now()) {
             self.x.answer_error(id, errors::INPUT_OVERFLOW);

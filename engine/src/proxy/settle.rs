@@ -11,8 +11,8 @@ use crate::resp::{Reply, encode};
 use crate::upstream;
 
 impl Proxy {
-    /// Ends every `handle_*`: what has happened is settled, and clients whose turn has come read on. For
-    /// what they read it may be too late already.
+    /// Ends every `handle_*`: what has happened is settled, and clients whose turn has come read
+    /// on. For what they read it may be too late already.
     #[inline]
     pub(super) fn settle(&mut self) {
         self.settle_events();
@@ -123,8 +123,8 @@ impl Proxy {
         self.x.deliver(request, &out);
     }
 
-    /// From now on nodes execute what a client says as somebody else, or elsewhere. Nothing may travel
-    /// over the connections that it had to itself.
+    /// From now on nodes execute what a client says as somebody else, or elsewhere. Nothing may
+    /// travel over the connections that it had to itself.
     pub(super) fn change_identity(&mut self, client: SessionId, identity: Option<IdentityId>) {
         if self.x.downstream.set_identity(client, identity) {
             self.tracking.abandon(&mut self.x, client);

@@ -171,7 +171,8 @@ impl<'a> Reply<'a> {
 #[derive(Clone, Debug)]
 pub struct Elements<'a> {
     rest: &'a [u8],
-    /// Elements to come. A streamed aggregate's are over sooner: at its end mark, which is no value.
+    /// Elements to come. A streamed aggregate's are over sooner: at its end mark, which is no
+    /// value.
     missing: u64,
 }
 

@@ -207,8 +207,8 @@ impl RequestParser {
         RequestFrame::new(bytes, &self.args)
     }
 
-    /// Whether the command has the same name as the one before, and the same number of arguments. It may
-    /// have them where the answer is `false`.
+    /// Whether the command has the same name as the one before, and the same number of arguments.
+    /// It may have them where the answer is `false`.
     pub fn repeats(&self) -> bool {
         self.repeats
     }

@@ -81,14 +81,15 @@ counters! {
         upstream_cx_total = "upstream_cx_total";
         /// Connections to nodes that ended before they answered anything.
         upstream_cx_connect_fail = "upstream_cx_connect_fail";
-        /// Connections not opened because their node had been connected to too often in that second.
+        /// Connections not opened because their node had been connected to too often in that
+        /// second.
         connection_rate_limited = "connection_rate_limited";
         /// Connections closed when their last reply had come, their node having left the cluster.
         upstream_cx_drained = "upstream_cx_drained";
         /// Redirections not followed because too many nodes are known from redirections alone.
         max_upstream_unknown_connections_reached = "max_upstream_unknown_connections_reached";
-        /// Nodes that a redirection or a topology has named and `allowed_nodes` does not allow, each
-        /// time.
+        /// Nodes that a redirection or a topology has named and `allowed_nodes` does not allow,
+        /// each time.
         upstream_node_not_allowed = "upstream_node_not_allowed";
         /// Commands, and parts of split ones, that were put on a connection, once for each try.
         upstream_rq_total = "upstream_rq_total";
@@ -108,7 +109,8 @@ counters! {
         mirror_sent = "mirror_sent";
         /// Copies dropped because too many bytes wait for the mirror.
         mirror_dropped_overflow = "mirror_dropped_overflow";
-        /// Copies dropped because the mirror is a cluster and their keys sit in several of its slots.
+        /// Copies dropped because the mirror is a cluster and their keys sit in several of its
+        /// slots.
         mirror_dropped_crossslot = "mirror_dropped_crossslot";
         /// Copies that the mirror did not answer in time.
         mirror_timeout = "mirror_timeout";

@@ -221,8 +221,8 @@ impl NodeStats {
     }
 }
 
-/// Offers every change since it was last taken to `take`, which says whether it took it. One that it
-/// did not take comes again with the next report. Returns whether all were taken.
+/// Offers every change since it was last taken to `take`, which says whether it took it. One that
+/// it did not take comes again with the next report. Returns whether all were taken.
 pub(crate) fn report<'a>(
     clients: &mut ClientStats,
     nodes: &mut NodeStats,

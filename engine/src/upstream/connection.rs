@@ -6,7 +6,8 @@
 //!    └──────── failed ────────┴────► the node is left alone for a while
 //! ```
 //!
-//! Commands of clients are written when the whole handshake has been answered: see [`super::handshake`].
+//! Commands of clients are written when the whole handshake has been answered: see
+//! [`super::handshake`].
 
 use crate::cluster::{Address, Slot};
 use crate::ids::{ClusterId, NodeIndex, SessionId};
@@ -57,8 +58,8 @@ pub(super) enum Purpose {
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Phase {
-    /// Nothing is written before it is established: whatever a connection that never was established
-    /// was to carry has reached nobody.
+    /// Nothing is written before it is established: whatever a connection that never was
+    /// established was to carry has reached nobody.
     Dialing,
     /// Established, but no reply has come yet.
     Established,
@@ -152,8 +153,8 @@ impl Connection {
         }
     }
 
-    /// A command has been answered. A blocking one is the last on its connection: if others are behind
-    /// the one that was answered, it is still waited for.
+    /// A command has been answered. A blocking one is the last on its connection: if others are
+    /// behind the one that was answered, it is still waited for.
     pub(super) fn note_reply(&mut self) {
         if self.pipeline.is_empty() {
             self.assignment.wait = None;

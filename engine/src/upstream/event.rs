@@ -11,7 +11,8 @@ use crate::upstream::pipeline::{Expect, Pipeline};
 pub(crate) enum Event {
     /// A connection that carried commands or subscriptions has gone.
     Lost(Box<Lost>),
-    /// A node refuses what all that waits for a connection depends on: `reply` is the answer to these.
+    /// A node refuses what all that waits for a connection depends on: `reply` is the answer to
+    /// these.
     Refused {
         /// What waited.
         parts: Vec<PartId>,
@@ -22,7 +23,8 @@ pub(crate) enum Event {
     OwnersChanged(OwnersChange),
     /// A topology has been read, be it another one or not.
     Installed,
-    /// All of a dedicated connection's handshake has been answered: what waits for it is written now.
+    /// All of a dedicated connection's handshake has been answered: what waits for it is written
+    /// now.
     Ready(ConnectionId),
     /// A node tracks for a client from now on.
     Tracks(SessionId),

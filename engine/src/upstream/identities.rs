@@ -1,8 +1,8 @@
 //! As whom, and in which database, nodes execute what clients say.
 //!
 //! Clients of one identity share connections, and nobody else uses these: a connection logs in, and
-//! selects its database, before its first command, and never again. Identities are named by keys that
-//! are never used twice, so what is left of one that has gone cannot be taken for another's.
+//! selects its database, before its first command, and never again. Identities are named by keys
+//! that are never used twice, so what is left of one that has gone cannot be taken for another's.
 //!
 //! Who a client may be, a node says: see `features::identities`.
 

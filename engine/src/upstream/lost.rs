@@ -45,9 +45,9 @@ impl Upstream {
         }
     }
 
-    /// Closes connections on which a reply has been due for so long that the node, or the way to it, must
-    /// have failed. A command that is merely slow has its own caller time out and no other: the
-    /// connection lives on for several times that long.
+    /// Closes connections on which a reply has been due for so long that the node, or the way to
+    /// it, must have failed. A command that is merely slow has its own caller time out and no
+    /// other: the connection lives on for several times that long.
     pub(crate) fn close_stalled(&mut self, now: Instant) {
         let patience = self.settings.op_timeout.saturating_mul(3);
         let is_stalled = |connection: &Connection| {
@@ -61,8 +61,8 @@ impl Upstream {
         }
     }
 
-    /// Ends the waits that nodes should have ended long ago, and those on nodes that no longer own the
-    /// slot and do not say so: they must have failed.
+    /// Ends the waits that nodes should have ended long ago, and those on nodes that no longer own
+    /// the slot and do not say so: they must have failed.
     pub(crate) fn end_lost_waits(&mut self, now: Instant) {
         let mut lost = Vec::new();
         let Self { connections, clusters, settings, .. } = self;
@@ -141,7 +141,8 @@ impl Upstream {
         }
     }
 
-    /// Of two connections by which a node tracks for a RESP2 client, one is of no use without the other.
+    /// Of two connections by which a node tracks for a RESP2 client, one is of no use without the
+    /// other.
     fn give_up_beside(&mut self, lost: &Connection, now: Instant) {
         let Some(client) = lost.assignment.client.filter(|_| lost.assignment.tracks) else {
             return;

@@ -373,8 +373,8 @@ impl Upstream {
         connection.pipeline.close_gate();
     }
 
-    /// The last command on a dedicated connection is one that the node may keep waiting. Returns whether
-    /// it does so from now on: else [`Event::Ready`] says when.
+    /// The last command on a dedicated connection is one that the node may keep waiting. Returns
+    /// whether it does so from now on: else [`Event::Ready`] says when.
     pub(crate) fn set_wait(&mut self, id: ConnectionId, wait: Wait) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.assignment.wait = Some(wait);
@@ -480,7 +480,8 @@ impl Upstream {
         self.write_soon(id, is_busy);
     }
 
-    /// Has what waits on a connection written, if that is busy with what other clients send as well.
+    /// Has what waits on a connection written, if that is busy with what other clients send as
+    /// well.
     fn write_soon(&mut self, id: ConnectionId, is_busy: bool) {
         match is_busy {
             true => self.deferred.push(id),
@@ -502,8 +503,8 @@ impl Upstream {
         }
     }
 
-    /// Counts nodes that were named and may not be dialled, `address` being one of them. Logs it, but
-    /// not each time.
+    /// Counts nodes that were named and may not be dialled, `address` being one of them. Logs it,
+    /// but not each time.
     fn note_not_allowed(&mut self, id: ClusterId, address: &Address, count: u64, now: Instant) {
         self.stats.count(id).upstream_node_not_allowed += count;
         let Some(cluster) = self.clusters.get_mut(id.position()) else { return };
@@ -589,8 +590,8 @@ impl Upstream {
         }
     }
 
-    /// The most bytes of unanswered commands on one connection: of those that carry subscriptions, and
-    /// of the others.
+    /// The most bytes of unanswered commands on one connection: of those that carry subscriptions,
+    /// and of the others.
     pub(crate) fn most_unanswered(&self) -> (usize, usize) {
         let most = |of_subscribers: bool| {
             let connections = self.connections.iter().map(|(_, connection)| connection);

@@ -21,8 +21,8 @@ use crate::upstream::{PING, STALL_CHECK_INTERVAL, Upstream};
 const SPARE: usize = 64;
 /// For how long they are kept.
 const SPARE_TIME: Duration = Duration::from_secs(30);
-/// A connection on which nothing has come for so long is asked for a sign of life: invalidations might be
-/// what does not come.
+/// A connection on which nothing has come for so long is asked for a sign of life: invalidations
+/// might be what does not come.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Who has dedicated connections.
@@ -70,8 +70,8 @@ impl Pool {
 }
 
 impl Upstream {
-    /// The shared connection to a node, opened if need be; `None` while the node is left alone after a
-    /// failure, or has been connected to too often in this second.
+    /// The shared connection to a node, opened if need be; `None` while the node is left alone
+    /// after a failure, or has been connected to too often in this second.
     #[inline]
     pub(crate) fn shared(
         &mut self,
@@ -129,11 +129,11 @@ impl Upstream {
         Some(id)
     }
 
-    /// The connection to a node by which that tracks for a client; `None` as for [`Self::shared`], or
-    /// while the node has not told yet what it calls the connection beside it.
+    /// The connection to a node by which that tracks for a client; `None` as for [`Self::shared`],
+    /// or while the node has not told yet what it calls the connection beside it.
     ///
-    /// RESP2 has no pushes: there each such connection has another one beside it, of RESP3, to which the
-    /// node redirects them.
+    /// RESP2 has no pushes: there each such connection has another one beside it, of RESP3, to
+    /// which the node redirects them.
     pub(crate) fn tracked(
         &mut self,
         client: SessionId,
@@ -200,8 +200,8 @@ impl Upstream {
         }
     }
 
-    /// Closes the connections by which nodes track for a client that have left the cluster and owe it
-    /// nothing.
+    /// Closes the connections by which nodes track for a client that have left the cluster and owe
+    /// it nothing.
     pub(crate) fn close_departed_trackers(&mut self, client: SessionId) {
         for id in SmallVec::<[_; 4]>::from_slice(self.pool.of(client)) {
             let Some(connection) = self.connections.get(id) else { continue };
@@ -246,9 +246,9 @@ impl Upstream {
         }
     }
 
-    /// Closes the connections of a client that will not wait for what is due on them: a node must not
-    /// give an element to nobody, nor a late reply to somebody else. Returns whether nodes tracked on
-    /// any of them.
+    /// Closes the connections of a client that will not wait for what is due on them: a node must
+    /// not give an element to nobody, nor a late reply to somebody else. Returns whether nodes
+    /// tracked on any of them.
     pub(crate) fn abandon(&mut self, client: SessionId) -> bool {
         let has_tracked = self.has_tracked(client);
         for id in self.pool.of_clients.remove(&client).unwrap_or_default() {
@@ -339,7 +339,8 @@ impl Upstream {
 
     // Opening.
 
-    /// Opens a connection to a node; `None`: the node is not known, or it may not have another one now.
+    /// Opens a connection to a node; `None`: the node is not known, or it may not have another one
+    /// now.
     fn connect(
         &mut self,
         cluster: ClusterId,

@@ -16,7 +16,8 @@ use crate::upstream::pipeline::{Expect, Popped};
 #[derive(Debug)]
 pub(crate) struct Reading<'a> {
     scanner: Scanner,
-    /// What had come before of a reply whose end had not; if that is not empty, `data` is behind it.
+    /// What had come before of a reply whose end had not; if that is not empty, `data` is behind
+    /// it.
     kept: Vec<u8>,
     data: &'a [u8],
     /// Where the reply begins that is being read.
@@ -302,8 +303,8 @@ impl Upstream {
         Received::Own
     }
 
-    /// A node refuses what all that waits for a connection depends on: its error is the answer. That is
-    /// no failure of the node's.
+    /// A node refuses what all that waits for a connection depends on: its error is the answer.
+    /// That is no failure of the node's.
     fn refuse_all(&mut self, id: ConnectionId, reply: &[u8]) -> Received {
         self.forget_shared(id);
         self.refuse_parts(id, reply.to_vec());

@@ -30,8 +30,8 @@ impl Upstream {
         self.refresh_topologies(true, now);
     }
 
-    /// Starts the refreshes that are due, if there are clients, and gives up nodes that take too long to
-    /// answer one.
+    /// Starts the refreshes that are due, if there are clients, and gives up nodes that take too
+    /// long to answer one.
     pub(crate) fn refresh_topologies(&mut self, has_clients: bool, now: Instant) {
         for id in (0..self.clusters.len()).map(ClusterId::new) {
             self.give_up_silent(id, now);
@@ -67,8 +67,9 @@ impl Upstream {
         }
     }
 
-    /// A command has to wait because there is no connection to its node: asks for the topology and the
-    /// node's replicas for their role. Returns the error for the client if the node may not be dialled.
+    /// A command has to wait because there is no connection to its node: asks for the topology and
+    /// the node's replicas for their role. Returns the error for the client if the node may not be
+    /// dialled.
     pub(crate) fn note_unreachable(
         &mut self,
         id: ClusterId,
@@ -92,8 +93,8 @@ impl Upstream {
         Some(())
     }
 
-    /// Learns what a redirection tells. Returns the node that it leads to; `None` if that may not be
-    /// asked.
+    /// Learns what a redirection tells. Returns the node that it leads to; `None` if that may not
+    /// be asked.
     pub(crate) fn learn_redirection(
         &mut self,
         from: ConnectionId,
@@ -142,8 +143,8 @@ impl Upstream {
         Some(not_allowed(config, &target))
     }
 
-    /// Asks the replicas of the node at the other end, which has refused a command or cannot be reached,
-    /// for their role.
+    /// Asks the replicas of the node at the other end, which has refused a command or cannot be
+    /// reached, for their role.
     pub(crate) fn ask_replicas_of(&mut self, id: ConnectionId, now: Instant) {
         let Some(connection) = self.connections.get(id) else { return };
         let (node, key) = match connection.purpose {
@@ -154,8 +155,8 @@ impl Upstream {
         self.ask_replicas(connection.cluster, node, key, now);
     }
 
-    /// Asks the replicas of a primary for their role. The one that takes its place is the first to know,
-    /// and can be sent commands at once, on a connection that is open already.
+    /// Asks the replicas of a primary for their role. The one that takes its place is the first to
+    /// know, and can be sent commands at once, on a connection that is open already.
     fn ask_replicas(&mut self, id: ClusterId, primary: NodeIndex, key: PoolKey, now: Instant) {
         let Some(cluster) = self.clusters.get_mut(id.position()) else { return };
         let replicas: SmallVec<[NodeIndex; 4]> = cluster.replicas_of(primary).into();

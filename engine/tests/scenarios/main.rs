@@ -1,5 +1,5 @@
-//! What the proxy promises, against a scripted cluster and a clock that the test moves: every scenario whole and
-//! byte by byte.
+//! What the proxy promises, against a scripted cluster and a clock that the test moves: every
+//! scenario whole and byte by byte.
 
 mod allowed_nodes;
 mod blocking;

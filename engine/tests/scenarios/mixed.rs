@@ -1,5 +1,5 @@
-//! A mixed load with redirections and lost connections: command statistics change nothing that clients
-//! and nodes see.
+//! A mixed load with redirections and lost connections: command statistics change nothing that
+//! clients and nodes see.
 
 use crate::support::{Chunking, Driver, encode};
 use slotmesh_engine::config::ReadPolicy;

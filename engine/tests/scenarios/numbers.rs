@@ -7,8 +7,8 @@ const WRONG: [&str; 5] = ["+2", "02", "2a", "-0", "9223372036854775808"];
 
 const NO_INTEGER: &str = "value is not an integer or out of range";
 
-/// Commands that the proxy answers itself or has to understand before it sends them, where the number
-/// goes, and redis-server's refusal.
+/// Commands that the proxy answers itself or has to understand before it sends them, where the
+/// number goes, and redis-server's refusal.
 const COMMANDS: [(&str, &str); 8] = [
     ("HELLO #", "Protocol version is not an integer or out of range"),
     ("SELECT #", NO_INTEGER),

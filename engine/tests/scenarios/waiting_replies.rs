@@ -5,8 +5,8 @@ use crate::support::{Chunking, ClientId, Driver, Health, encode};
 /// So many bytes of replies may wait.
 const MOST: usize = 10_000;
 
-/// A cluster in which `b` is long and the node of `a` has fallen silent, and two clients that wait for
-/// it: a modest one and one that is not.
+/// A cluster in which `b` is long and the node of `a` has fallen silent, and two clients that wait
+/// for it: a modest one and one that is not.
 fn scene() -> (Driver, ClientId, ClientId) {
     let mut driver = Driver::with(Chunking::Whole, |config| {
         config.limits.waiting_reply_bytes = MOST;

@@ -136,9 +136,9 @@ impl World {
         self.cluster.learn(node);
     }
 
-    /// Restarts one of these nodes as an orderly operator does: a primary hands over to its replica,
-    /// which pauses clients, and serves as a replica before it stops. The next one follows when it is
-    /// back, in sync, and all nodes know where.
+    /// Restarts one of these nodes as an orderly operator does: a primary hands over to its
+    /// replica, which pauses clients, and serves as a replica before it stops. The next one follows
+    /// when it is back, in sync, and all nodes know where.
     fn restart_next(&mut self, mut rest: Vec<usize>) {
         let Some(node) = rest.pop() else { return };
         let mut at = 0;

@@ -38,8 +38,8 @@ pub struct Client {
     received: Vec<u8>,
     /// Pieces that have not reached the proxy.
     in_flight: usize,
-    /// Since when its time runs: when the last of its bytes reached the proxy, or a command before was
-    /// answered that may wait, or whose reply came in pieces.
+    /// Since when its time runs: when the last of its bytes reached the proxy, or a command before
+    /// was answered that may wait, or whose reply came in pieces.
     due_since: Instant,
     /// When the first piece of a reply came. The rest may take as long as it likes.
     begun: Option<Instant>,
@@ -148,8 +148,8 @@ impl World {
         self.after(pause, Event::Act(number));
     }
 
-    /// The proxy closes a client: it may, if it owes the rest of a reply that will not come, or if too
-    /// many replies waited.
+    /// The proxy closes a client: it may, if it owes the rest of a reply that will not come, or if
+    /// too many replies waited.
     pub fn lose_rest(&mut self, session: SessionId) {
         let client = self.clients.iter().position(|client| client.session == Some(session));
         let number = client.expect("the end of a client that is there");

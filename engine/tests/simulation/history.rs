@@ -75,8 +75,8 @@ impl History {
         self.messages.check(profile.is_peaceful());
     }
 
-    /// Panics when a mirror has executed what it should not have, or, in peace, not all of what clients
-    /// wrote, in their order.
+    /// Panics when a mirror has executed what it should not have, or, in peace, not all of what
+    /// clients wrote, in their order.
     pub fn check_mirror(&self, journal: &Journal, in_peace: bool) {
         let writes = self.ops.iter().filter_map(|op| op.token());
         for token in writes.chain(self.pushed.keys().map(Vec::as_slice)) {

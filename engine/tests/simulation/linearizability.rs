@@ -1,5 +1,5 @@
-//! Whether what clients saw of one key can have happened in some order (Wing and Gong's search, with
-//! Lowe's memory of what was tried).
+//! Whether what clients saw of one key can have happened in some order (Wing and Gong's search,
+//! with Lowe's memory of what was tried).
 
 use std::collections::HashSet;
 use std::fmt;

@@ -129,8 +129,8 @@ impl Topic {
 }
 
 impl World {
-    /// A client that has nothing else to do begins to listen to some topics and ends that for others; to
-    /// all in the end.
+    /// A client that has nothing else to do begins to listen to some topics and ends that for
+    /// others; to all in the end.
     pub fn listen(&mut self, number: usize) {
         let mut bytes = Vec::new();
         let mut expected = Vec::new();
@@ -273,8 +273,8 @@ impl Messages {
         }
     }
 
-    /// Nothing is heard that was not published, nothing twice, and what one client has published, and
-    /// knows of, in its order: over all channels, or on one shard channel.
+    /// Nothing is heard that was not published, nothing twice, and what one client has published,
+    /// and knows of, in its order: over all channels, or on one shard channel.
     fn check_heard(&self, session: usize, heard: &[(Topic, Topic, Vec<u8>)]) {
         let mut seen = BTreeSet::new();
         let mut last = BTreeMap::new();

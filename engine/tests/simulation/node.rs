@@ -356,8 +356,8 @@ impl Cluster {
         }
     }
 
-    /// Sends a message to those who are subscribed, at all nodes that can be reached; returns how many
-    /// these are at the node that it was published at.
+    /// Sends a message to those who are subscribed, at all nodes that can be reached; returns how
+    /// many these are at the node that it was published at.
     fn spread(&mut self, node: usize, channel: &Topic, text: &[u8]) -> usize {
         let alone = node == MIRROR || self.nodes[node].isolated;
         let mut heard = 0;

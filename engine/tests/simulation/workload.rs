@@ -196,8 +196,8 @@ impl World {
         }
     }
 
-    /// By which command a script is called, and what it is told: the script itself the first time and
-    /// now and then, else its digest, which the proxy has to know from then on.
+    /// By which command a script is called, and what it is told: the script itself the first time
+    /// and now and then, else its digest, which the proxy has to know from then on.
     fn call<'a>(
         &mut self,
         number: usize,

@@ -337,8 +337,8 @@ impl World {
         ];
         let is_over = bounds.iter().any(|(kept, most)| kept > most);
         assert!(!is_over, "over the limits: {kept:?}");
-        // Besides these those for subscriptions, those that ask for the topology, and those of one client
-        // at a time.
+        // Besides these those for subscriptions, those that ask for the topology, and those of one
+        // client at a time.
         let nodes = self.cluster.nodes.len();
         let most = nodes * (LASTING + 1) + 3 + 64 + self.proxy.sessions() * nodes;
         assert!(self.proxy.connections() <= most, "{} connections", self.proxy.connections());

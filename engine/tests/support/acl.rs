@@ -43,8 +43,8 @@ impl Acl {
         self.users.get_mut(user).unwrap().denied.push(command.to_owned());
     }
 
-    /// Answers what is about users and databases, or what the user may not do. Returns `false` for all
-    /// else.
+    /// Answers what is about users and databases, or what the user may not do. Returns `false` for
+    /// all else.
     pub fn answer(
         &mut self,
         account: &mut Account,

@@ -18,8 +18,8 @@ pub(crate) trait Callbacks {
     /// What was put into a queue of a root context's can be taken out.
     fn on_queue_ready(root: u32);
 
-    /// A client has sent bytes: so many wait in its buffer. They stay there, and no filter after this
-    /// one sees them until the stream is told to go on.
+    /// A client has sent bytes: so many wait in its buffer. They stay there, and no filter after
+    /// this one sees them until the stream is told to go on.
     fn on_downstream_data(context: u32, size: usize);
 
     /// A client has gone, or has been closed.
@@ -52,8 +52,8 @@ pub(crate) trait Callbacks {
 pub(crate) enum BodyAction {
     /// The next filter gets it.
     Continue = 0,
-    /// No filter gets it (`StopIterationNoBuffer`). The host does not empty the buffer: what is left in
-    /// it comes again with the next piece. The end of the stream is kept back too.
+    /// No filter gets it (`StopIterationNoBuffer`). The host does not empty the buffer: what is
+    /// left in it comes again with the next piece. The end of the stream is kept back too.
     Drop = 3,
 }
 
@@ -111,8 +111,8 @@ macro_rules! export_callbacks {
                 Module::on_downstream_close(context);
             }
 
-            /// Envoy's TCP upstream makes up response headers once it is connected. For a connection
-            /// that was refused there are none.
+            /// Envoy's TCP upstream makes up response headers once it is connected. For a
+            /// connection that was refused there are none.
             #[unsafe(no_mangle)]
             extern "C" fn proxy_on_grpc_receive_initial_metadata(
                 root: u32,

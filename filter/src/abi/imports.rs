@@ -102,7 +102,8 @@ unsafe extern "C" {
 }
 
 pub(crate) fn log(level: Level, message: &str) {
-    // SAFETY: the host only reads the message, during the call. There is nobody to tell of an error.
+    // SAFETY: the host only reads the message, during the call. There is nobody to tell of an
+    // error.
     unsafe { proxy_log(level as u32, message.as_ptr(), message.len()) };
 }
 

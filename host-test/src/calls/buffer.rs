@@ -54,8 +54,8 @@ fn get_buffer_bytes(
     })
 }
 
-/// Envoy's buffers are edited at their ends only: from the start, `length` bytes are replaced (none:
-/// prepended to); at or past the end, `data` is appended. Anything else is refused.
+/// Envoy's buffers are edited at their ends only: from the start, `length` bytes are replaced
+/// (none: prepended to); at or past the end, `data` is appended. Anything else is refused.
 fn set_buffer_bytes(
     mut guest: Guest<'_>,
     buffer: u32,

@@ -1,8 +1,8 @@
 //! `proxy_grpc_stream`, `proxy_grpc_send`, `proxy_grpc_close`, `proxy_grpc_cancel`,
 //! `proxy_get_status`.
 //!
-//! A stream belongs to the root context of the router, whichever of its contexts opened it: its events go there.
-//! The tunnel that it meets on its way is entered from within these calls.
+//! A stream belongs to the root context of the router, whichever of its contexts opened it: its
+//! events go there. The tunnel that it meets on its way is entered from within these calls.
 
 use wasmtime::{Caller, Linker};
 
@@ -125,8 +125,8 @@ fn refuse(mut guest: Guest<'_>, why: String) -> Result<(), Failure> {
     fail_to_start(guest, token, why)
 }
 
-/// One that Envoy starts and finds no host for: it answers in the node's place, and the headers of that
-/// are initial metadata, with nothing in it, which come before the call returns.
+/// One that Envoy starts and finds no host for: it answers in the node's place, and the headers of
+/// that are initial metadata, with nothing in it, which come before the call returns.
 fn refuse_with_headers(mut guest: Guest<'_>, target: &Target) -> Result<(), Failure> {
     let token = guest.state().streams.next_token();
     guest.envoy().tell_initial_metadata(UpstreamId(token), Headers::default());

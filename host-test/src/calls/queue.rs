@@ -70,7 +70,8 @@ fn register(mut guest: Guest<'_>, name: u32, size: u32, id_at: u32) -> Result<()
     Ok(guest.write_u32(id_at, id)?)
 }
 
-/// Envoy calls back the plugin after the events that are at hand; here there is one at hand at a time.
+/// Envoy calls back the plugin after the events that are at hand; here there is one at hand at a
+/// time.
 fn enqueue(mut guest: Guest<'_>, id: u32, data: u32, size: u32) -> Result<(), Failure> {
     let (data, state) = guest.bytes_and_state(data, size)?;
     state.running_mut().queues.items(id)?.push_back(data.to_vec());

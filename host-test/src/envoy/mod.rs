@@ -7,9 +7,9 @@
 //! ```
 //!
 //! As in Envoy, a stream that the router opens, writes to or cancels enters the tunnel before the
-//! router's call returns: in one VM that is a callback within a callback. What concerns a client waits
-//! for the end of the callback ([`Deferred`]), though not of the outermost one: Envoy looks for it
-//! whenever it leaves the VM.
+//! router's call returns: in one VM that is a callback within a callback. What concerns a client
+//! waits for the end of the callback ([`Deferred`]), though not of the outermost one: Envoy looks
+//! for it whenever it leaves the VM.
 
 mod downstream;
 mod upstream;
@@ -30,8 +30,8 @@ use crate::{
 pub(crate) struct Envoy<'a>(pub(crate) StoreContextMut<'a, State>);
 
 impl Envoy<'_> {
-    /// Starts a plugin as Envoy does: its VM is loaded and initialised, unless it plays the other role
-    /// already; then the root context is created, started and configured.
+    /// Starts a plugin as Envoy does: its VM is loaded and initialised, unless it plays the other
+    /// role already; then the root context is created, started and configured.
     pub(crate) fn start(&mut self, wasm: &Wasm, role: Role) -> Result<(), StartError> {
         if self.state().vm(role).exports.is_none() {
             self.load(wasm, role)?;
@@ -107,8 +107,9 @@ impl Envoy<'_> {
         }
     }
 
-    /// Calls an export of the VM that plays `role`, as `context`, then does what waits for its end. `None` if the
-    /// plugin does not have it, or has failed, or fails now: a trap is logged and the VM is never entered again.
+    /// Calls an export of the VM that plays `role`, as `context`, then does what waits for its end.
+    /// `None` if the plugin does not have it, or has failed, or fails now: a trap is logged and the
+    /// VM is never entered again.
     fn enter<P: WasmParams, R: WasmResults>(
         &mut self,
         role: Role,
@@ -135,11 +136,11 @@ impl Envoy<'_> {
         outcome.ok()
     }
 
-    /// Does what the callbacks of a VM have left to be done, in its order. What that leads to may enter the
-    /// VM again, and is done completely before the next.
+    /// Does what the callbacks of a VM have left to be done, in its order. What that leads to may
+    /// enter the VM again, and is done completely before the next.
     ///
-    /// The end of a stream is put off again as long as any callback runs: Envoy 1.40 never comes out of that
-    /// loop (`doAfterVmCallActions` and `Context::onGrpcCloseWrapper`).
+    /// The end of a stream is put off again as long as any callback runs: Envoy 1.40 never comes
+    /// out of that loop (`doAfterVmCallActions` and `Context::onGrpcCloseWrapper`).
     fn run_deferred(&mut self, role: Role) {
         let mut put_off = VecDeque::new();
         while let Some(deferred) = self.state().vm_mut(role).deferred.pop_front() {

@@ -106,8 +106,8 @@ impl Envoy<'_> {
         }
     }
 
-    /// Envoy answers in the node's place, with headers only: to the gRPC client that is initial metadata
-    /// too, but with nothing in it.
+    /// Envoy answers in the node's place, with headers only: to the gRPC client that is initial
+    /// metadata too, but with nothing in it.
     pub(crate) fn refuse_upstream(&mut self, upstream: UpstreamId, why: &str) {
         self.forget_upstream(upstream);
         self.tell_initial_metadata(upstream, Headers::default());

@@ -4,8 +4,8 @@ use slotmesh_host::{Config, HostSelection, Simulation, StartError, Vms, Wasm};
 
 /// Imports, memory, allocator and the words the guests use.
 ///
-/// `$say` logs, `$digit` logs a number as one hexadecimal digit, `$data` fetches the client's bytes into `$at` and
-/// `$size` and empties the buffer, `$reply` answers the client with them.
+/// `$say` logs, `$digit` logs a number as one hexadecimal digit, `$data` fetches the client's bytes
+/// into `$at` and `$size` and empties the buffer, `$reply` answers the client with them.
 const PRELUDE: &str = r#"
   (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
   (import "env" "proxy_get_buffer_bytes" (func $get (param i32 i32 i32 i32 i32) (result i32)))

@@ -56,9 +56,9 @@ fn a_pipeline_of_a_thousand_enters_the_vms_no_more_often_than_a_get() {
 
 /// Calls and allocations of router and tunnel for bytes to a node and bytes back.
 ///
-/// In two VMs each is entered once each way. The router takes the bytes both ways; the tunnel takes only
-/// the frame's header, on the way to the node. In one VM, which both columns are about, the tunnel knows
-/// what it is sent, and the router needs not be entered for what comes back.
+/// In two VMs each is entered once each way. The router takes the bytes both ways; the tunnel takes
+/// only the frame's header, on the way to the node. In one VM, which both columns are about, the
+/// tunnel knows what it is sent, and the router needs not be entered for what comes back.
 const PER_EXCHANGE: [(Vms, [(u64, u64); 2]); 2] =
     [(Vms::One, [(3, 2), (3, 2)]), (Vms::Two, [(2, 2), (2, 1)])];
 

@@ -147,7 +147,8 @@ fn without_a_seed_the_client_learns_why_in_time_and_all_is_well_when_one_appears
     }
 }
 
-/// A stream that fails inside the call leaves Envoy with something that waits for the callback's end.
+/// A stream that fails inside the call leaves Envoy with something that waits for the callback's
+/// end.
 #[test]
 fn nodes_that_envoy_has_no_endpoint_for_are_refused_one_in_each_callback() {
     VMS.into_iter().for_each(nodes_without_an_endpoint_are_refused);

@@ -1,6 +1,7 @@
-//! What we make of the manifests, held against what a real istiod and a real istio-agent gave a sidecar: Istio's
-//! snapshot of 2026-08-27, on 2026-11-30, from Envoy's `/config_dump`. Of generated clusters, circuit breakers, TLS, metadata
-//! and names of statistics were left out, which we do not make.
+//! What we make of the manifests, held against what a real istiod and a real istio-agent gave a
+//! sidecar: Istio's snapshot of 2026-08-27, on 2026-11-30, from Envoy's `/config_dump`. Of
+//! generated clusters, circuit breakers, TLS, metadata and names of statistics were left out, which
+//! we do not make.
 
 use std::fs;
 use std::path::Path;

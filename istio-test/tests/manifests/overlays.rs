@@ -1,5 +1,5 @@
-//! Every overlay on a real sidecar, with a walk-through of what it promises. A new overlay fails here
-//! until it has one.
+//! Every overlay on a real sidecar, with a walk-through of what it promises. A new overlay fails
+//! here until it has one.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -157,7 +157,8 @@ fn a_sidecar_that_waits_for_its_module_is_ready_when_it_serves() {
     }
 }
 
-/// The second one reads from replicas, which this cluster of one node does not show; what it says of itself does.
+/// The second one reads from replicas, which this cluster of one node does not show; what it says
+/// of itself does.
 #[test]
 fn several_services_have_a_router_each_with_its_own_configuration() {
     let [bus, sessions_bus] = [(); 2].map(|()| Port::free().unwrap());
@@ -270,7 +271,8 @@ fn auto_mtls_dials_no_node_that_istiod_does_not_know() {
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
-/// A node that knows its IP address, as those of k8s/redis-cluster do: one alone learns it from nobody.
+/// A node that knows its IP address, as those of k8s/redis-cluster do: one alone learns it from
+/// nobody.
 fn announcing(bus: &Port, port: Option<&Port>) -> RedisServer {
     let port = port.map(|port| port.number().to_string());
     let mut args = vec!["--cluster-announce-ip", "127.0.0.1"];

@@ -119,7 +119,8 @@ fn the_door_is_for_pods_that_have_opted_in() {
     }
 }
 
-/// Both halves are there whatever the version: a router alone would have its replies sent on to Redis.
+/// Both halves are there whatever the version: a router alone would have its replies sent on to
+/// Redis.
 #[test]
 fn a_wasmplugin_is_named_as_each_istio_names_it() {
     for (version, prefix, suffix) in [

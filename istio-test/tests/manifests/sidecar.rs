@@ -67,7 +67,8 @@ fn the_readme_shows_what_its_reader_will_see() {
     assert_eq!(seen, shown);
 }
 
-/// Clients reconnect when they are closed, and get the right answer or an error, never their own bytes.
+/// Clients reconnect when they are closed, and get the right answer or an error, never their own
+/// bytes.
 #[test]
 fn it_comes_and_goes_on_a_live_listener_under_traffic() {
     for name in BASES {
@@ -207,7 +208,8 @@ fn an_image_with_another_digest_is_not_loaded() {
     wait_for_answer(addr, "SET a 1", "+OK");
 }
 
-/// The agent says so by a filter that is no module, which the listener does not take. A WasmPlugin's does.
+/// The agent says so by a filter that is no module, which the listener does not take. A
+/// WasmPlugin's does.
 #[test]
 fn a_router_that_works_stays_when_its_next_image_cannot_be_pulled() {
     for name in ["service", "envoyfilter"] {
@@ -272,7 +274,8 @@ fn the_last_reply_comes_before_the_end_of_the_connection() {
     }
 }
 
-/// As it is documented for a pod under load: all but the VirtualService, which then leads clients to it.
+/// As it is documented for a pod under load: all but the VirtualService, which then leads clients
+/// to it.
 #[test]
 fn no_client_of_a_running_pod_is_closed_when_the_route_comes_last_and_goes_first() {
     let world = World::start();
@@ -471,8 +474,8 @@ fn in_order_of_removal(mut objects: Vec<Value>) -> Vec<Value> {
     objects
 }
 
-/// Writes over one connection after the other. A write may fail, and it may have been executed all the
-/// same; what must not be is an answer to another command.
+/// Writes over one connection after the other. A write may fail, and it may have been executed all
+/// the same; what must not be is an answer to another command.
 fn write_until(stop: &AtomicBool, addr: SocketAddr, answers: &AtomicU64) {
     while !stop.load(Ordering::Relaxed) {
         let Ok(mut client) = Client::connect(addr) else { continue };

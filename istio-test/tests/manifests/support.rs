@@ -71,8 +71,8 @@ pub(crate) fn services(node: SocketAddr, other: SocketAddr) -> Vec<Service> {
     ]
 }
 
-/// A Redis Cluster of one node, and a mesh that calls it by the name of the base manifests. Its image can
-/// be pulled, and its sidecars start ready for it.
+/// A Redis Cluster of one node, and a mesh that calls it by the name of the base manifests. Its
+/// image can be pulled, and its sidecars start ready for it.
 pub(crate) struct World {
     pub(crate) mesh: Arc<Mesh>,
     _node: RedisServer,

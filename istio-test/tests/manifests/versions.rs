@@ -18,8 +18,8 @@ fn istio_1_31_with_envoy_1_39() {
     walk_through("1.31.0", "1.39.3");
 }
 
-/// Without the empty module that it starts with, this sidecar crashes where the processor has memory
-/// protection keys: istio/early-v8 says why.
+/// Without the empty module that it starts with, this sidecar crashes where the processor has
+/// memory protection keys: istio/early-v8 says why.
 #[test]
 fn it_comes_to_a_running_sidecar_of_istio_1_28_that_has_started_with_v8() {
     let Some(binary) = or_skip(locate::envoy_of("1.36.4")) else { return };

@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So many kinds of errors are told.
 const KINDS: usize = 8;
 
-/// What a client may wait for a reply, whatever is done to the parts. A longer pause is told and is no
-/// failure: a machine that has other things to do makes clients wait, too.
+/// What a client may wait for a reply, whatever is done to the parts. A longer pause is told and is
+/// no failure: a machine that has other things to do makes clients wait, too.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Clients in a pod, which run until they are told to stop.

@@ -1,4 +1,5 @@
-//! Writes are taken for reads: they go to replicas, to the cluster that is for reads, and past mirrors.
+//! Writes are taken for reads: they go to replicas, to the cluster that is for reads, and past
+//! mirrors.
 
 use std::time::Duration;
 

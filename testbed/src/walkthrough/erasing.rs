@@ -9,7 +9,8 @@ use crate::wait::{Probe, until};
 
 /// Removes all keys from the cluster of `nodes`, and waits until every node lists every replica.
 ///
-/// CLUSTER SLOTS leaves out a replica that has never received a byte: this makes sure that each has.
+/// CLUSTER SLOTS leaves out a replica that has never received a byte: this makes sure that each
+/// has.
 ///
 /// # Errors
 /// A node does not answer, or not all are listed in time.

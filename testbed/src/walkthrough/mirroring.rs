@@ -11,8 +11,9 @@ use crate::process;
 /// What the values written here begin with.
 const PREFIX: &str = "mirrored-";
 
-/// Writes and reads through `proxy`, which mirrors to `mirror` with `exclude_read_commands`; shows by
-/// the mirror's MONITOR that it got every write, in order, and no read. The mirror is one server.
+/// Writes and reads through `proxy`, which mirrors to `mirror` with `exclude_read_commands`; shows
+/// by the mirror's MONITOR that it got every write, in order, and no read. The mirror is one
+/// server.
 ///
 /// # Errors
 /// A command is answered by an error, a write did not reach the mirror, or a read did.

@@ -9,8 +9,8 @@ use super::{COPY_DEADLINE, KEYS, Node, RedisCli, describe, follows, heading, pas
 use crate::wait::{Probe, until};
 
 /// Writes `a` to `h` through `proxy`, shows what each of `nodes` holds, and reads all back; shows
-/// every command on `out` and checks every answer. The cluster must be empty and `nodes` must be all
-/// of it, three primaries or more.
+/// every command on `out` and checks every answer. The cluster must be empty and `nodes` must be
+/// all of it, three primaries or more.
 ///
 /// # Errors
 /// An answer is not as it must be; says which.

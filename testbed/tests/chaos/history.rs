@@ -52,10 +52,12 @@ pub(crate) struct History {
     pub(crate) pushes: BTreeMap<String, Vec<Push>>,
 }
 
-/// A replica took over without having got all that its primary had acknowledged. Redis says so of itself
-/// (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#write-safety>): it replicates
-/// asynchronously, so a primary that dies takes with it what it had acknowledged last; and one that was out of
-/// reach and does not know yet that it has been replaced goes on acknowledging, and forgets all of it then.
+/// A replica took over without having got all that its primary had acknowledged. Redis says so of
+/// itself
+/// (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#write-safety>): it
+/// replicates asynchronously, so a primary that dies takes with it what it had acknowledged last;
+/// and one that was out of reach and does not know yet that it has been replaced goes on
+/// acknowledging, and forgets all of it then.
 #[derive(Clone, Debug)]
 pub(crate) struct Loss {
     /// The primary's slots.
@@ -94,8 +96,8 @@ impl Loss {
 
 /// Panics when what clients were told cannot have happened.
 ///
-/// `values` and `lists` are what all keys hold in the end. `stale`: a primary may have answered reads
-/// after another one had taken its place.
+/// `values` and `lists` are what all keys hold in the end. `stale`: a primary may have answered
+/// reads after another one had taken its place.
 pub(crate) fn examine(
     histories: &[History],
     values: &BTreeMap<String, (State, Range<Instant>)>,

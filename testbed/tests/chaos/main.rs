@@ -1,8 +1,8 @@
 //! Real Envoy before six real redis-servers while nodes, network and Envoy itself fail, and what
 //! clients see of it.
 //!
-//! Each round is one fault under load, with keys of its own. When it is mended, what every client was
-//! told is held against what is there:
+//! Each round is one fault under load, with keys of its own. When it is mended, what every client
+//! was told is held against what is there:
 //!
 //! - every command gets one reply, its own, in order, and within `op_timeout`;
 //! - the replies for each key fit one order of all commands, as if there were one server;
@@ -52,7 +52,8 @@ const CLIENTS: usize = 10;
 /// Replies that each client gets before a fault begins, and after it has been mended.
 const REPLIES: usize = 50;
 
-/// What a busy machine, on which client, proxy and nodes wait for each other, may add to a command's time.
+/// What a busy machine, on which client, proxy and nodes wait for each other, may add to a
+/// command's time.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Long enough for anything on a busy machine.

@@ -1,8 +1,8 @@
 //! Several clients at once: they wait for each other, hear of each other and spoil each other's
 //! transactions.
 //!
-//! One acts after the other, each when the act before has had all its effects on both sides: then who is
-//! served first is no matter of chance.
+//! One acts after the other, each when the act before has had all its effects on both sides: then
+//! who is served first is no matter of chance.
 
 use std::time::Duration;
 

@@ -21,9 +21,11 @@ pub(crate) struct Step {
 pub(crate) enum Comparison {
     /// Byte for byte.
     Exact,
-    /// `?`: elements in any order. Those of a set or hash have none, each server hashes by a seed of its own.
+    /// `?`: elements in any order. Those of a set or hash have none, each server hashes by a seed
+    /// of its own.
     Unordered,
-    /// `!`: errors up to the code word, because nodes word them for what they are. All else byte for byte.
+    /// `!`: errors up to the code word, because nodes word them for what they are. All else byte
+    /// for byte.
     ErrorCode,
     /// `@`: what kind of reply it is. The rest is of that moment or of that server.
     Kind,
@@ -31,8 +33,8 @@ pub(crate) enum Comparison {
     Cluster,
 }
 
-/// Errors where a standalone server would have done it, and why: a cluster cannot. They are the words of
-/// Redis Cluster itself.
+/// Errors where a standalone server would have done it, and why: a cluster cannot. They are the
+/// words of Redis Cluster itself.
 const EXPLAINED: &[&str] = &[
     // Keys of several slots in one command that cannot be cut.
     "-CROSSSLOT Keys in request don't hash to the same slot\r\n",
@@ -43,8 +45,9 @@ const EXPLAINED: &[&str] = &[
     "-ERR SELECT is not allowed in cluster mode\r\n",
     "-ERR MOVE is not allowed in cluster mode\r\n",
     "-ERR Copying to another database is not allowed in cluster mode\r\n",
-    // A node has not seen the script yet, and has executed what the client sent behind the EVALSHA: to
-    // bring it the script now would execute the client's commands in another order than they came.
+    // A node has not seen the script yet, and has executed what the client sent behind the EVALSHA:
+    // to bring it the script now would execute the client's commands in another order than they
+    // came.
     "-NOSCRIPT No matching script. Please use EVAL.\r\n",
 ];
 
@@ -71,8 +74,8 @@ impl Script {
         ((mixed ^ (mixed >> 31)) % bound as u64) as usize
     }
 
-    /// The next step of a client among others that wait, feed each other and hear of each other. The
-    /// others have nobody else to end their waiting if the client `feeds` only.
+    /// The next step of a client among others that wait, feed each other and hear of each other.
+    /// The others have nobody else to end their waiting if the client `feeds` only.
     pub(crate) fn next_among_others(&mut self, feeds: bool) -> Step {
         if !self.decided.is_empty() {
             return self.next().unwrap();

@@ -74,8 +74,8 @@ impl Servers {
         }
     }
 
-    /// Plays a script to both; one gets it all at once, the other command by command, which must make
-    /// no difference.
+    /// Plays a script to both; one gets it all at once, the other command by command, which must
+    /// make no difference.
     fn compare_script(&self, seed: u64, protocol: u8) -> Option<String> {
         let mut proxy = RawClient::connect(self.envoy.addr()).unwrap();
         let mut redis = RawClient::connect(self.standalone.addr()).unwrap();

@@ -1,8 +1,9 @@
 //! What clients may say, as templates.
 //!
-//! `K` is a key of a few that share a slot, `A` one of any slot, `M` a member, `V` a value, `I` a small
-//! integer, `F` a number with a fraction, `C` a channel, `LIBRARY` the text of a library of functions. The
-//! first character says how replies are compared: see [`Comparison`](super::grammar::Comparison).
+//! `K` is a key of a few that share a slot, `A` one of any slot, `M` a member, `V` a value, `I` a
+//! small integer, `F` a number with a fraction, `C` a channel, `LIBRARY` the text of a library of
+//! functions. The first character says how replies are compared: see
+//! [`Comparison`](super::grammar::Comparison).
 
 /// Commands that are answered with one reply, whatever happened before.
 pub(crate) const TEMPLATES: &[&str] = &[

@@ -1,4 +1,5 @@
-//! What is left when the module itself fails: it should not, but if it does, its worker must not be lost.
+//! What is left when the module itself fails: it should not, but if it does, its worker must not be
+//! lost.
 
 use std::fs;
 use std::io::Read;

@@ -229,7 +229,8 @@ fn a_restarted_node_disturbs_its_own_keys_only_and_loses_nothing() {
     });
 }
 
-/// Writes 100 keys and reads them back in one pipeline each; returns how many commands got an error.
+/// Writes 100 keys and reads them back in one pipeline each; returns how many commands got an
+/// error.
 fn write_and_read(
     client: &mut Client,
     number: usize,

@@ -176,7 +176,8 @@ fn half_a_mirror_holds_the_same_keys_on_every_run() {
         let config = json!({
             "settings": {"op_timeout": "5s"},
             "prefix_routes": {
-                // All of these are copied: one of them, sent last, says that the others are through.
+                // All of these are copied: one of them, sent last, says that the others are
+                // through.
                 "routes": [{
                     "prefix": "end",
                     "cluster": "redis",

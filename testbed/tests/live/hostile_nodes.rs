@@ -30,8 +30,8 @@ enum Answer {
     Right,
     /// Gives what is no RESP.
     Garbage,
-    /// Gives it, and one more that nobody has asked for. While other commands are under way nobody could
-    /// tell that from a reply to them.
+    /// Gives it, and one more that nobody has asked for. While other commands are under way nobody
+    /// could tell that from a reply to them.
     TooMany,
     /// Gives nothing any more.
     None,
@@ -197,8 +197,8 @@ fn what_a_node_makes_up_reaches_nobody_and_hurts_nobody() {
     assert!(opened.is_some_and(|(_, count)| *count > 10), "{opened:?}");
 }
 
-/// Every client asks for a key of its own and gets that key's value or an error: all at the same time,
-/// unless that would hide what the node does.
+/// Every client asks for a key of its own and gets that key's value or an error: all at the same
+/// time, unless that would hide what the node does.
 fn ask(clients: &mut [Client], answer: Answer) {
     let together = if answer == Answer::TooMany { 1 } else { CLIENTS };
     for (group, clients) in clients.chunks_mut(together).enumerate() {

@@ -35,7 +35,8 @@ fn a_node_is_ready_while_it_is_in_sync_and_in_a_cluster_that_is_ok() {
     pods.run_job();
     pods.wait_until_ready(&ALL, PATIENCE).unwrap();
 
-    // A replica whose link to its primary is down. The primary stays ready, and asks for a password.
+    // A replica whose link to its primary is down. The primary stays ready, and asks for a
+    // password.
     let (primary, replica) = pods.shard();
     let set = |pod, words: &[&str]| {
         let answer = pods.ask(pod, &[&["CONFIG", "SET"], words].concat()).unwrap();
@@ -74,7 +75,8 @@ fn a_node_is_ready_while_it_is_in_sync_and_in_a_cluster_that_is_ok() {
     assert!(said.contains("not ready: Redis says: Could not connect"), "{said}");
 }
 
-/// What the readiness probe of a replica says that sees three primaries so, the first one being its own.
+/// What the readiness probe of a replica says that sees three primaries so, the first one being its
+/// own.
 fn probe_of_replica(primaries: [&str; 3]) -> String {
     let programs = TempDir::new("programs").unwrap();
     let nodes: String =

@@ -1,5 +1,5 @@
-//! The module in a real Envoy, before real servers and with real clients. One program, for tests of all of these
-//! wait for servers more than they compute: so two at a time do as well as they can.
+//! The module in a real Envoy, before real servers and with real clients. One program, for tests of
+//! all of these wait for servers more than they compute: so two at a time do as well as they can.
 
 mod applications;
 mod article;

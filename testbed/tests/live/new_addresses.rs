@@ -1,4 +1,5 @@
-//! Pods of istio/k8s/redis-cluster that all come back at new addresses, where no node finds another by itself.
+//! Pods of istio/k8s/redis-cluster that all come back at new addresses, where no node finds another
+//! by itself.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

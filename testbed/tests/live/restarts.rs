@@ -1,4 +1,5 @@
-//! Pods of istio/k8s/redis-cluster that stop and come back: their scripts, and what clients of Slotmesh see.
+//! Pods of istio/k8s/redis-cluster that stop and come back: their scripts, and what clients of
+//! Slotmesh see.
 
 use std::collections::HashMap;
 use std::fs;
@@ -89,7 +90,8 @@ fn check_that_nothing_is_lost(proxy: SocketAddr, seen: &[Seen]) {
     }
 }
 
-/// Clients of one proxy, for as long as this runs. Returns what they saw when `change` had happened.
+/// Clients of one proxy, for as long as this runs. Returns what they saw when `change` had
+/// happened.
 fn under_load(proxy: SocketAddr, change: impl FnOnce(&dyn Fn())) -> Vec<Seen> {
     const CLIENTS: usize = 8;
     write_what_is_read(proxy, CLIENTS);
@@ -169,8 +171,8 @@ fn check(what: &str, seen: &[Seen], longest_pause: Duration, said: &str) {
     assert!(longest < longest_pause, "{longest:?}\n{said}");
 }
 
-/// `kubectl delete pod --all`: a shard's primary and its replica never stop at the same time, for each of
-/// them waits for the other to be in sync.
+/// `kubectl delete pod --all`: a shard's primary and its replica never stop at the same time, for
+/// each of them waits for the other to be in sync.
 #[test]
 fn pods_that_are_all_deleted_at_once_stop_in_turn_and_cost_no_command() {
     let pods = Pods::start_cluster();
@@ -220,8 +222,8 @@ fn with_two_replicas() -> (Pods, usize, [usize; 2]) {
     (pods, primary, [replica, spare])
 }
 
-/// The hook of a primary, for which `redis-cli` does something else first. There, `count` sets `$n` to how
-/// often it has been called before, and keeps that in the file `count` of `programs`.
+/// The hook of a primary, for which `redis-cli` does something else first. There, `count` sets `$n`
+/// to how often it has been called before, and keeps that in the file `count` of `programs`.
 fn handover_with(pods: &Pods, primary: usize, programs: &TempDir, first: &str) -> Command {
     let redis_cli = format!(
         "redis_cli='{redis_cli}' calls='{calls}'\n\

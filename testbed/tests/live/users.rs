@@ -21,7 +21,8 @@ const USERS: [&str; 4] = [
     "carol on >pq7carol ~* +@all -multi",
 ];
 
-/// What a client says, as one user after the other, and what a standalone server must answer the same.
+/// What a client says, as one user after the other, and what a standalone server must answer the
+/// same.
 const CONVERSATION: &[&str] = &[
     "ACL WHOAMI",
     "AUTH alice pq7wrong",

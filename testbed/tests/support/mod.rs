@@ -20,7 +20,8 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The cluster slot of `key` (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
+/// The cluster slot of `key`
+/// (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
 pub(crate) fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')

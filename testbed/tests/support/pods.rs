@@ -1,5 +1,5 @@
-//! The pods of istio/k8s/redis-cluster on this machine. Loopback has as many addresses as one likes, so that
-//! a pod can come back at a new one, as in Kubernetes.
+//! The pods of istio/k8s/redis-cluster on this machine. Loopback has as many addresses as one
+//! likes, so that a pod can come back at a new one, as in Kubernetes.
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -38,8 +38,8 @@ struct Pod {
 }
 
 impl Pods {
-    /// Starts the first `count` of them at the first network's addresses, and waits until they answer. There is no
-    /// cluster yet.
+    /// Starts the first `count` of them at the first network's addresses, and waits until they
+    /// answer. There is no cluster yet.
     pub(crate) fn start(count: usize) -> Self {
         let mut pods = Self {
             port: Port::free().unwrap(),
@@ -68,7 +68,8 @@ impl Pods {
         pods
     }
 
-    /// Starts the containers of a pod as the StatefulSet does, at `address`, on the volume that it has had.
+    /// Starts the containers of a pod as the StatefulSet does, at `address`, on the volume that it
+    /// has had.
     pub(crate) fn start_pod(&mut self, pod: usize, address: &str) {
         let volume = self.volumes.path().join(pod.to_string());
         fs::create_dir_all(&volume).unwrap();
@@ -159,8 +160,8 @@ impl Pods {
         self.wait_until_ready(&[primary], PATIENCE).unwrap();
     }
 
-    /// Waits until each node has heard which nodes are replicas, and of whom. A node can be ready before: it
-    /// votes for nobody then of whom it does not know that it is a replica.
+    /// Waits until each node has heard which nodes are replicas, and of whom. A node can be ready
+    /// before: it votes for nobody then of whom it does not know that it is a replica.
     fn wait_until_replicas_are_known(&self) {
         for pod in 0..COUNT {
             until("a node to know all replicas", PATIENCE, || {

@@ -209,8 +209,8 @@ fn check_allowed(
     Ok(Some(AllowedNodes(nodes)))
 }
 
-/// A host and the ports behind it, which are all where none is written; `None`: what is written there
-/// are no ports.
+/// A host and the ports behind it, which are all where none is written; `None`: what is written
+/// there are no ports.
 fn split_ports(node: &str) -> Option<(&str, RangeInclusive<u16>)> {
     let (host, ports) = match node.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),

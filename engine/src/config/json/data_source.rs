@@ -1,5 +1,5 @@
-//! Envoy's `DataSource`: a secret, or where to find it. Whatever is wrong with it, neither its value
-//! nor any word in it is repeated: a password may stand in the place of either.
+//! Envoy's `DataSource`: a secret, or where to find it. Whatever is wrong with it, neither its
+//! value nor any word in it is repeated: a password may stand in the place of either.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;

@@ -1,4 +1,5 @@
-//! Publish and subscribe: channels, patterns and shard channels, and the clients subscribed to them.
+//! Publish and subscribe: channels, patterns and shard channels, and the clients subscribed to
+//! them.
 //!
 //! ```text
 //! client ──┐                                           ┌── client
@@ -6,9 +7,9 @@
 //! client ──┘   (one for each topic)    (one for each node)
 //! ```
 //!
-//! A node is asked once for each topic, however many clients want it. `registry` keeps who is subscribed,
-//! `clients` takes commands, `nodes` keeps subscribed at nodes what has to be, `publish` counts who
-//! receives a message, `introspect` tells who is subscribed.
+//! A node is asked once for each topic, however many clients want it. `registry` keeps who is
+//! subscribed, `clients` takes commands, `nodes` keeps subscribed at nodes what has to be,
+//! `publish` counts who receives a message, `introspect` tells who is subscribed.
 
 mod clients;
 mod glob;

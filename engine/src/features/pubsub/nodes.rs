@@ -117,8 +117,8 @@ impl PubSub {
     }
 
     /// Asks nodes that have sent nothing for long whether they are there: one that answers nothing
-    /// is given up as on any other connection. Where nobody is subscribed any more they are not asked,
-    /// and the connection is closed in the end.
+    /// is given up as on any other connection. Where nobody is subscribed any more they are not
+    /// asked, and the connection is closed in the end.
     pub(crate) fn ping_quiet(&mut self, x: &mut Exchange) {
         let now = x.now();
         for id in self.registry.connections.clone() {
@@ -142,8 +142,8 @@ impl PubSub {
         self.registry.unlink(id);
     }
 
-    /// Asks a node for a subscription, or refuses it where too many commands wait already; `None` if
-    /// no node can be asked now.
+    /// Asks a node for a subscription, or refuses it where too many commands wait already; `None`
+    /// if no node can be asked now.
     fn place_one(&mut self, x: &mut Exchange, id: SubscriptionId) -> Option<()> {
         let subscription = self.registry.get(id)?;
         let kind = subscription.kind;
@@ -184,9 +184,9 @@ impl PubSub {
         Some(id)
     }
 
-    /// Why no further subscription may be asked for on a connection; `None` if there is room for that,
-    /// and for ending all that has been asked for on it: that may not be refused. Each takes less than
-    /// it is counted as.
+    /// Why no further subscription may be asked for on a connection; `None` if there is room for
+    /// that, and for ending all that has been asked for on it: that may not be refused. Each takes
+    /// less than it is counted as.
     fn crowded(
         &self,
         x: &Exchange,
@@ -283,8 +283,8 @@ impl PubSub {
         }
     }
 
-    /// A node will not have a subscription, or there is no room to ask: whoever waits for it is told
-    /// so; for those who had it the proxy tries again.
+    /// A node will not have a subscription, or there is no room to ask: whoever waits for it is
+    /// told so; for those who had it the proxy tries again.
     fn refuse(&mut self, x: &mut Exchange, topic: SubscriptionId, error: &[u8]) {
         let Some(subscription) = self.registry.get_mut(topic) else { return };
         let waiting = std::mem::take(&mut subscription.waiting);

@@ -1,4 +1,5 @@
-//! The registry of subscriptions: which clients are subscribed to what, and where nodes have been asked.
+//! The registry of subscriptions: which clients are subscribed to what, and where nodes have been
+//! asked.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -123,8 +124,8 @@ impl Registry {
         self.by_name.get(kind).get(name).copied()
     }
 
-    /// The subscription to a topic that a SUBSCRIBE names, made now if nobody wanted it so far. It stays
-    /// at least until [`Self::join`] or [`Self::stop_waiting`].
+    /// The subscription to a topic that a SUBSCRIBE names, made now if nobody wanted it so far. It
+    /// stays at least until [`Self::join`] or [`Self::stop_waiting`].
     pub(super) fn name(&mut self, kind: TopicKind, name: &[u8]) -> SubscriptionId {
         let id = self.find(kind, name).unwrap_or_else(|| self.insert(kind, name.into()));
         if let Some(subscription) = self.subscriptions.get_mut(id) {

@@ -55,7 +55,8 @@ pub(crate) fn tls(stage: &Stage) -> Result<String> {
     client.traffic(redis::service(kubectl, client.namespace(), "redis")?)
 }
 
-/// Both nodes have sidecars that take nothing but mutual TLS; certificates are renewed all the time.
+/// Both nodes have sidecars that take nothing but mutual TLS; certificates are renewed all the
+/// time.
 pub(crate) fn mutual_tls(stage: &Stage) -> Result<String> {
     let kubectl = &stage.kubectl;
     let kind = Kind { sidecars: [true; 2], ..Kind::default() };

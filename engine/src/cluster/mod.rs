@@ -1,6 +1,8 @@
 //! Where keys live: slots, the nodes that own them, and how that knowledge is kept fresh.
 
 mod address;
+mod membership;
+mod node_id;
 mod redirect;
 mod refresh;
 mod shard;
@@ -12,12 +14,15 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 pub use address::Address;
+pub(crate) use membership::Proof;
+pub(crate) use node_id::NodeId;
 pub(crate) use redirect::{ErrorReply, Redirection};
 use refresh::VIEWS;
 pub(crate) use refresh::{Outcome, Refresh};
 use shard::Shard;
 pub use slot::{SLOTS, Slot};
 use takeover::Takeover;
+use topology::Member;
 pub(crate) use topology::{Topology, parse_epoch, parse_zone};
 
 use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
@@ -51,6 +56,8 @@ pub(crate) struct Cluster {
     /// What is known ahead of the topology.
     takeovers: Vec<Takeover>,
     nodes: Vec<Node>,
+    /// Since when nobody but nodes of another cluster has answered.
+    foreign_since: Option<Instant>,
     /// Nodes that may not be dialled are not logged before.
     pub(crate) quiet_until: Instant,
     /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
@@ -75,6 +82,8 @@ pub(crate) enum OwnersChange {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) address: Address,
+    /// What the topology calls it; `None`: that does not say, or does not know the node.
+    id: Option<NodeId>,
     /// The zone it is in, if anybody has told.
     pub(crate) zone: Option<Box<str>>,
     /// May be dialled: see [`ClusterConfig::allowed_nodes`].
@@ -117,6 +126,7 @@ impl Cluster {
             epoch: 0,
             takeovers: Vec::new(),
             nodes: Vec::new(),
+            foreign_since: None,
             quiet_until: Instant::default(),
             unknown_nodes,
         };
@@ -290,6 +300,7 @@ impl Cluster {
         self.slots = slots;
         self.shards = shards;
         self.known = true;
+        self.foreign_since = None;
         self.epoch = self.epoch.max(topology.epoch);
         if changed { OwnersChange::Shards } else { OwnersChange::None }
     }
@@ -324,7 +335,7 @@ impl Cluster {
         if unknown >= self.unknown_nodes {
             return None;
         }
-        let index = self.admit(address)?;
+        let index = self.admit(&Member { address: address.clone(), id: None })?;
         self.node_mut(index)?.unknown = true;
         Some(index)
     }
@@ -364,8 +375,8 @@ impl Cluster {
         (members, views)
     }
 
-    /// Makes the node at `address` a member, in the place of one that has left if there is any.
-    fn admit(&mut self, address: &Address) -> Option<NodeIndex> {
+    /// Makes a node a member, in the place of one that has left if there is any.
+    fn admit(&mut self, Member { address, id }: &Member) -> Option<NodeIndex> {
         let place = self
             .find(address, |_| true)
             .or_else(|| self.nodes.iter().position(Node::is_vacant).map(NodeIndex::new));
@@ -387,6 +398,7 @@ impl Cluster {
         if node.address != *address {
             *node = Node::new(address.clone());
         }
+        node.id.clone_from(id);
         node.zone = zone.or_else(|| node.zone.take());
         node.allowed = allowed;
         node.member = true;
@@ -439,6 +451,7 @@ impl Node {
     fn new(address: Address) -> Self {
         Self {
             address,
+            id: None,
             zone: None,
             allowed: true,
             member: false,
@@ -581,7 +594,7 @@ mod tests {
             .iter()
             .map(|(start, end, primary)| SlotRange {
                 slots: *start..=*end,
-                primary: address(primary),
+                primary: Member { address: address(primary), id: None },
                 replicas: Vec::new(),
             })
             .collect();

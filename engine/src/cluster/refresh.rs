@@ -70,6 +70,8 @@ pub(crate) struct Round {
     /// When to make do with the views that have come.
     decide_by: Option<Instant>,
     reasons: Vec<String>,
+    /// A node of another cluster has answered.
+    foreign: bool,
 }
 
 /// A node that has not answered yet.
@@ -240,6 +242,11 @@ impl Refresh {
         self.ask_at(now + rng.jitter(pause));
     }
 
+    /// Whether a node of another cluster has answered in this round.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.round.as_ref().is_some_and(|round| round.foreign)
+    }
+
     /// How many rounds in a row have failed.
     pub(crate) fn failures(&self) -> u32 {
         self.failures
@@ -308,6 +315,11 @@ impl Round {
             self.decide_by.get_or_insert(now + GRACE);
         }
         asked
+    }
+
+    /// A node of another cluster has answered.
+    pub(crate) fn note_foreign(&mut self) {
+        self.foreign = true;
     }
 
     /// A node gave no topology. Returns whether it had been asked.

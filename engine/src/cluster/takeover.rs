@@ -106,7 +106,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::topology::SlotRange;
+    use crate::cluster::topology::{Member, SlotRange};
     use crate::cluster::{OwnersChange, Topology};
     use crate::config::Config;
 
@@ -114,8 +114,8 @@ mod tests {
     fn topology(epoch: u64) -> Topology {
         let range = |slots, primary: &str, replicas: &[&str]| SlotRange {
             slots,
-            primary: address(primary),
-            replicas: replicas.iter().map(|replica| address(replica)).collect(),
+            primary: member(primary),
+            replicas: replicas.iter().map(|replica| member(replica)).collect(),
         };
         let ranges = vec![range(0..=99, "a:1", &["b:1"]), range(100..=16383, "c:1", &[])];
         Topology { ranges, epoch }
@@ -132,6 +132,10 @@ mod tests {
 
     fn address(text: &str) -> Address {
         Address::parse(text).unwrap()
+    }
+
+    fn member(text: &str) -> Member {
+        Member { address: address(text), id: None }
     }
 
     fn learn(cluster: &mut Cluster, slot: u16, from: &str, to: &str) -> OwnersChange {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::{Address, SLOTS};
+use super::{Address, NodeId, SLOTS};
 use crate::resp::Reply;
 
 /// A node's view of its cluster: which shard owns which slots.
@@ -19,8 +19,16 @@ pub(crate) struct Topology {
 pub(crate) struct SlotRange {
     /// Both ends are below [`SLOTS`].
     pub(crate) slots: RangeInclusive<u16>,
-    pub(crate) primary: Address,
-    pub(crate) replicas: Vec<Address>,
+    pub(crate) primary: Member,
+    pub(crate) replicas: Vec<Member>,
+}
+
+/// A node as a topology names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Member {
+    pub(crate) address: Address,
+    /// What it calls itself, if the topology says so.
+    pub(crate) id: Option<NodeId>,
 }
 
 /// Why a reply to CLUSTER SLOTS is no topology.
@@ -38,8 +46,8 @@ impl Topology {
     /// One server that owns every slot.
     pub(crate) fn standalone(server: &Address) -> Self {
         let slots = 0..=(SLOTS - 1) as u16;
-        let ranges = vec![SlotRange { slots, primary: server.clone(), replicas: Vec::new() }];
-        Self { ranges, epoch: 0 }
+        let primary = Member { address: server.clone(), id: None };
+        Self { ranges: vec![SlotRange { slots, primary, replicas: Vec::new() }], epoch: 0 }
     }
 
     /// Reads the reply to CLUSTER SLOTS that the node at `asked`, which knows of `epoch`, gave.
@@ -72,6 +80,11 @@ impl Topology {
             left.slots == right.slots && left.primary == right.primary
         };
         self.ranges.len() == other.ranges.len() && self.ranges.iter().zip(&other.ranges).all(same)
+    }
+
+    /// All nodes that it names; one of several ranges is named as often.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.ranges.iter().flat_map(|range| [&range.primary].into_iter().chain(&range.replicas))
     }
 
     /// How many slots have an owner.
@@ -110,18 +123,19 @@ fn info_field<'a>(info: Reply<'a>, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-/// Reads `[host, port, id, [metadata]]`. A null or empty host means the one that was asked; `?`, an
+/// Reads `[host, port, id, [metadata]]`. The last two may be missing. A null or empty host means the one that was asked; `?`, an
 /// unknown hostname, is replaced by the IP address in the metadata where there is one.
-fn parse_node(node: Reply<'_>, asked: &Address) -> Option<Address> {
+fn parse_node(node: Reply<'_>, asked: &Address) -> Option<Member> {
     let mut fields = node.elements().map(Reply::new);
     let host = fields.next()?;
     let port = u16::try_from(fields.next()?.integer()?).ok()?;
+    let id = fields.next().and_then(|id| NodeId::parse(id.bulk()?));
     let host = match host.bulk() {
         None | Some(b"") => asked.host(),
-        Some(b"?") => fields.nth(1).and_then(metadata_ip).unwrap_or_else(|| asked.host()),
+        Some(b"?") => fields.next().and_then(metadata_ip).unwrap_or_else(|| asked.host()),
         Some(host) => std::str::from_utf8(host).ok()?,
     };
-    Address::new(host, port)
+    Some(Member { address: Address::new(host, port)?, id })
 }
 
 fn metadata_ip(metadata: Reply<'_>) -> Option<&str> {
@@ -155,7 +169,7 @@ mod tests {
 
     fn primary(node: &str) -> Result<String, TopologyError> {
         let topology = parse(&format!("*1 *3 :0 :16383 {node}"))?;
-        Ok(topology.ranges[0].primary.to_string())
+        Ok(topology.ranges[0].primary.address.to_string())
     }
 
     #[test]
@@ -167,8 +181,9 @@ mod tests {
         .unwrap();
         let [first, second] = &topology.ranges[..] else { panic!("two ranges") };
         assert_eq!(first.slots, 0..=8191);
-        assert_eq!(first.primary.to_string(), "127.0.0.1:7000");
-        assert_eq!(first.replicas[0].to_string(), "127.0.0.1:7003");
+        assert_eq!(first.primary.address.to_string(), "127.0.0.1:7000");
+        assert_eq!(first.primary.id, NodeId::parse(b"a"));
+        assert_eq!(first.replicas[0].address.to_string(), "127.0.0.1:7003");
         assert_eq!(second.slots, 8192..=16383);
         assert!(second.replicas.is_empty());
     }

@@ -81,6 +81,10 @@ counters! {
         upstream_cx_total = "upstream_cx_total";
         /// Connections to nodes that ended before they answered anything.
         upstream_cx_connect_fail = "upstream_cx_connect_fail";
+        /// Connections closed because somebody else answered at the node's address.
+        upstream_cx_wrong_node = "upstream_cx_wrong_node";
+        /// Connections on which the node could not be asked for its id.
+        upstream_cx_unidentified = "upstream_cx_unidentified";
         /// Connections not opened because their node had been connected to too often in that
         /// second.
         connection_rate_limited = "connection_rate_limited";

@@ -3,7 +3,7 @@
 //! No command of a client follows before all of it is answered: a node that is failing, is full, or
 //! refuses the proxy has then not seen any, and each can safely be sent elsewhere.
 
-use crate::cluster::Address;
+use crate::cluster::{Address, Proof};
 use crate::config::{ClusterConfig, Credentials, Secret};
 use crate::resp::{Protocol, encode};
 use crate::upstream::connection::Purpose;
@@ -17,6 +17,8 @@ pub(super) struct Handshake<'a> {
     pub(super) purpose: Purpose,
     pub(super) login: Login,
     pub(super) database: i64,
+    /// What the node has to answer, so that no other one at its address gets a command.
+    pub(super) proof: Proof,
     /// Replicas are to answer reads.
     pub(super) read_only: bool,
 }
@@ -36,6 +38,12 @@ impl Handshake<'_> {
                 Some(username) => say(Expect::Login, &[b"AUTH", username, password.reveal()]),
                 None => say(Expect::Login, &[b"AUTH", password.reveal()]),
             }
+        }
+        match self.proof {
+            _ if self.purpose == Purpose::Refresh => {}
+            Proof::None => {}
+            Proof::Id => say(Expect::NodeId, &[b"CLUSTER", b"MYID"]),
+            Proof::Topology => say(Expect::Membership, &[b"CLUSTER", b"SLOTS"]),
         }
         match (self.purpose, self.purpose.profile().protocol) {
             // In RESP3, HELLO tells.

@@ -6,6 +6,7 @@
 //! | pool | finds or opens the connection for a command |
 //! | connection, pipeline, handshake | one connection |
 //! | receive | takes what a node sends |
+//! | identify | makes sure that a node is the one that was meant |
 //! | refresh | keeps topologies fresh |
 //! | lost | ends connections |
 //! | identities | users and databases that clients have |
@@ -14,6 +15,7 @@
 mod connection;
 mod event;
 mod handshake;
+mod identify;
 mod identities;
 mod lost;
 mod pipeline;
@@ -86,6 +88,8 @@ struct Settings {
     op_timeout: Duration,
     /// Connections opened to one node in a second, at most.
     connection_rate_limit: Option<u32>,
+    /// The lane of commands that end others, such as a running script.
+    urgent_lane: u32,
     /// Commands are counted one by one.
     command_stats: bool,
     /// Replicas answer reads.
@@ -123,6 +127,7 @@ impl Upstream {
             settings: Settings {
                 op_timeout: config.op_timeout,
                 connection_rate_limit: config.connection_rate_limit,
+                urgent_lane: config.connections_per_node,
                 command_stats: config.enable_command_stats,
                 reads_from_replicas,
                 zone: config.zone.clone(),
@@ -165,10 +170,6 @@ impl Upstream {
     }
 
     // What there is.
-
-    pub(crate) fn cluster_config(&self, cluster: ClusterId) -> Option<&ClusterConfig> {
-        self.cluster(cluster).map(|cluster| &cluster.config)
-    }
 
     pub(crate) fn cluster_names(&self) -> impl Iterator<Item = &str> {
         self.clusters.iter().map(|cluster| cluster.config.name.as_str())

@@ -57,6 +57,11 @@ pub(crate) enum Expect {
     Permit,
     /// The reply to HELLO, which says which version of Redis answers.
     Hello,
+    /// The reply to CLUSTER MYID, which says which node answers.
+    NodeId,
+    /// The reply to CLUSTER SLOTS of a node that no topology has named yet: it has to name one that
+    /// is known.
+    Membership,
     /// The reply to CLUSTER INFO, which says how much the node has heard.
     Epoch,
     /// The reply to CLUSTER SLOTS.

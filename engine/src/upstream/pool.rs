@@ -381,8 +381,10 @@ impl Upstream {
         self.stats.count(cluster).upstream_cx_total += 1;
         let (login, database) = self.login(purpose.profile().identity);
         let read_only = self.settings.reads_from_replicas;
-        let pipeline = self.cluster_config(cluster).map(|config| {
-            Handshake { config, address: &address, purpose, login, database, read_only }.start()
+        let pipeline = self.cluster(cluster).map(|cluster| {
+            let (config, proof) = (&cluster.config, cluster.proof_of(&address));
+            let address = &address;
+            Handshake { config, address, purpose, login, database, proof, read_only }.start()
         });
         let pipeline = pipeline.unwrap_or_default();
         let connection = Connection::new(cluster, address, purpose, pipeline, now);

@@ -195,17 +195,28 @@ impl Upstream {
         if first && reply.starts_with(b"-ERR max number of clients reached") {
             return self.refuse(id, "it has too many clients", now);
         }
+        let received = self.receive_own(id, popped, reply, now);
+        if !matches!(received, Received::Closed) {
+            self.note_progress(id, first);
+        }
+        received
+    }
+
+    /// A connection has been answered, for the first time or not: if that was the end of the
+    /// handshake, what waits behind it is written.
+    fn note_progress(&mut self, id: ConnectionId, first: bool) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let greeted = !connection.pipeline.is_before_gate() && connection.pipeline.open_gate();
+        let waits = connection.assignment.wait.is_some();
         if first {
             self.note_success(id);
         }
         if greeted {
             self.queue_write(id);
-            if self.connections.get(id).is_some_and(|one| one.assignment.wait.is_some()) {
+            if waits {
                 self.events.push_back(Event::Ready(id));
             }
         }
-        self.receive_own(id, popped, reply, now)
     }
 
     /// Sees to the reply to a command of the proxy's own.
@@ -223,6 +234,8 @@ impl Upstream {
             Expect::Subscription => {}
             Expect::Epoch => connection.epoch = parse_epoch(Reply::new(reply)),
             Expect::Zone => self.note_zone(id, reply),
+            Expect::NodeId => return self.receive_node_id(id, reply, now),
+            Expect::Membership => return self.receive_membership(id, reply, now),
             Expect::Login => return self.receive_login(id, reply, now),
             Expect::Database | Expect::Permit => {
                 if error.is_some() {
@@ -305,7 +318,7 @@ impl Upstream {
 
     /// A node refuses what all that waits for a connection depends on: its error is the answer.
     /// That is no failure of the node's.
-    fn refuse_all(&mut self, id: ConnectionId, reply: &[u8]) -> Received {
+    pub(super) fn refuse_all(&mut self, id: ConnectionId, reply: &[u8]) -> Received {
         self.forget_shared(id);
         self.refuse_parts(id, reply.to_vec());
         self.close_quietly(id);
@@ -327,7 +340,7 @@ impl Upstream {
     }
 
     /// Closes a connection that a node refuses to serve. To try again at once would help nobody.
-    fn refuse(&mut self, id: ConnectionId, reason: &str, now: Instant) -> Received {
+    pub(super) fn refuse(&mut self, id: ConnectionId, reason: &str, now: Instant) -> Received {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.phase = Phase::Established;
         }

@@ -198,16 +198,25 @@ impl Upstream {
     /// Takes the reply to CLUSTER SLOTS; the connection has done its duty either way.
     pub(super) fn receive_topology(&mut self, id: ConnectionId, reply: &[u8], now: Instant) {
         let Some(connection) = self.connections.get(id) else { return };
-        let cluster = connection.cluster;
-        match Topology::parse(Reply::new(reply), &connection.address, connection.epoch) {
+        let (address, cluster_id) = (&connection.address, connection.cluster);
+        let view = Topology::parse(Reply::new(reply), address, connection.epoch);
+        let Some(cluster) = self.clusters.get_mut(cluster_id.position()) else { return };
+        let is_believed = |view: &Topology| cluster.is_related(view) || cluster.is_replaced(now);
+        match view {
             Err(error) => self.give_up(id, &error.to_string(), now),
-            Ok(view) => {
-                self.close_quietly(id);
-                let refresh = self.clusters.get_mut(cluster.position()).map(|one| &mut one.refresh);
-                if let Some(round) = refresh.and_then(|refresh| refresh.round_mut()) {
+            Ok(view) if is_believed(&view) => {
+                if let Some(round) = cluster.refresh.round_mut() {
                     round.note_view(id, view, now);
                 }
-                self.conclude(cluster, now);
+                self.close_quietly(id);
+                self.conclude(cluster_id, now);
+            }
+            Ok(_) => {
+                self.stats.count(cluster_id).upstream_cx_wrong_node += 1;
+                if let Some(round) = cluster.refresh.round_mut() {
+                    round.note_foreign();
+                }
+                self.give_up(id, "is a node of another cluster", now);
             }
         }
     }
@@ -310,6 +319,9 @@ impl Upstream {
 
     fn fail_round(&mut self, id: ClusterId, now: Instant) {
         let Some(cluster) = self.clusters.get_mut(id.position()) else { return };
+        if cluster.refresh.is_foreign() {
+            cluster.note_foreign(now);
+        }
         cluster.refresh.fail(now, &mut self.rng);
         self.stats.count(id).topology_refresh_failure += 1;
         if cluster.refresh.failures() == 1 {
@@ -321,7 +333,8 @@ impl Upstream {
 }
 
 fn describe(cluster: &Cluster, topology: &Topology) -> String {
-    let mut primaries: Vec<_> = topology.ranges.iter().map(|range| &range.primary).collect();
+    let mut primaries: Vec<_> =
+        topology.ranges.iter().map(|range| &range.primary.address).collect();
     primaries.sort_unstable();
     primaries.dedup();
     let primaries: Vec<_> = primaries.into_iter().map(ToString::to_string).collect();

@@ -28,3 +28,4 @@ mod support;
 mod tracking;
 mod transactions;
 mod waiting_replies;
+mod wrong_node;

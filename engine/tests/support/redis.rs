@@ -66,6 +66,8 @@ pub struct FakeCluster {
     pub acl: Acl,
     /// What INFO says of some nodes' zones, by address.
     pub zones: BTreeMap<String, String>,
+    /// What nodes answer to CLUSTER MYID instead of their id.
+    pub myid_error: Option<String>,
     /// Every command needs no slot to be served here, and there is no topology.
     pub standalone: bool,
     /// The owner of each slot, as an index into `nodes`.
@@ -99,6 +101,8 @@ pub struct FakeCluster {
 
 struct Node {
     address: String,
+    /// What it calls itself.
+    id: String,
     health: Health,
     data: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Digests of the scripts it knows.
@@ -125,6 +129,7 @@ impl FakeCluster {
             password: None,
             acl: Acl::default(),
             zones: BTreeMap::new(),
+            myid_error: None,
             standalone: false,
             owners,
             migrating: BTreeMap::new(),
@@ -179,6 +184,17 @@ impl FakeCluster {
         let frozen = self.nodes.iter().map(|node| (node.address.clone(), self.owners.clone()));
         self.stale = frozen.collect();
         self.stale_replicas = Some(self.replicas.clone());
+    }
+
+    /// A node answers at another address from now on.
+    pub fn rename(&mut self, node: usize, address: &str) {
+        self.nodes[node].address = address.to_owned();
+    }
+
+    /// A node has lost its configuration and calls itself something else.
+    pub fn set_id(&mut self, address: &str, id: &str) {
+        let node = self.nodes.iter_mut().find(|node| node.address == address);
+        node.expect("a node").id = id.to_owned();
     }
 
     /// Whether a node of this address belongs to the cluster.
@@ -334,6 +350,16 @@ impl FakeCluster {
         }
         match &name[..] {
             b"HELLO" => return self.answer_hello(peer, frame),
+            b"CLUSTER" if self.standalone => {
+                let text = b"ERR This instance has cluster support disabled";
+                return encode::error(&mut peer.output, text);
+            }
+            b"CLUSTER" if frame.arg(1) == Some(b"MYID") => {
+                return match &self.myid_error {
+                    Some(error) => encode::error(&mut peer.output, error.as_bytes()),
+                    None => encode::bulk(&mut peer.output, self.nodes[node].id.as_bytes()),
+                };
+            }
             b"CLUSTER" if frame.arg(1) == Some(b"INFO") => {
                 let behind = self.stale.contains_key(&self.nodes[node].address);
                 let epoch = if behind { 1 } else { 2 };
@@ -538,17 +564,18 @@ impl FakeCluster {
         }
         encode::array_header(&mut peer.output, ranges.len());
         for (start, end, owner) in ranges {
-            let (host, port) = self.nodes[owner].address.rsplit_once(':').unwrap();
             let replicas = known.iter().filter(|(_, primary)| **primary == owner);
-            let mut nodes = vec![(host, port)];
-            nodes.extend(replicas.map(|(at, _)| self.nodes[*at].address.rsplit_once(':').unwrap()));
+            let nodes: Vec<_> = [owner].into_iter().chain(replicas.map(|(at, _)| *at)).collect();
             encode::array_header(&mut peer.output, 2 + nodes.len());
             encode::integer(&mut peer.output, start as i64);
             encode::integer(&mut peer.output, end as i64);
-            for (host, port) in nodes {
-                encode::array_header(&mut peer.output, 2);
+            for node in nodes {
+                let Node { address, id, .. } = &self.nodes[node];
+                let (host, port) = address.rsplit_once(':').unwrap();
+                encode::array_header(&mut peer.output, 3);
                 encode::bulk(&mut peer.output, host.as_bytes());
                 encode::integer(&mut peer.output, port.parse().unwrap());
+                encode::bulk(&mut peer.output, id.as_bytes());
             }
         }
     }
@@ -556,7 +583,8 @@ impl FakeCluster {
 
 impl Node {
     fn new(address: String) -> Self {
-        Self { address, health: Health::Well, data: BTreeMap::new(), scripts: BTreeSet::new() }
+        let id = format!("id-of-{address}");
+        Self { address, id, health: Health::Well, data: BTreeMap::new(), scripts: BTreeSet::new() }
     }
 
     fn run(&mut self, name: &[u8], frame: &RequestFrame<'_>, peer: &mut Peer) {

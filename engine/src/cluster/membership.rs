@@ -1,0 +1,64 @@
+//! Who belongs to the cluster. An address is used again, in Kubernetes within seconds: whoever
+//! answers there may be another Redis, which would take writes that nobody finds again.
+
+use std::time::Duration;
+
+use super::{Address, Cluster, NodeId, Topology};
+use crate::time::Instant;
+
+/// When no node of the cluster has answered for so long, and nodes of another one have, that has
+/// taken its place.
+const REPLACED_AFTER: Duration = Duration::from_secs(10);
+
+/// What a node has to answer before it gets a client's command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Proof {
+    /// Nothing: no topology says what could be compared.
+    None,
+    /// Its id, which the topology tells.
+    Id,
+    /// A topology that names some node of this cluster. The node itself is not known yet.
+    Topology,
+}
+
+impl Cluster {
+    /// What the node at this address has to answer first.
+    pub(crate) fn proof_of(&self, address: &Address) -> Proof {
+        match self.find(address, |node| node.member).and_then(|index| self.node(index)) {
+            Some(node) if node.id.is_some() => Proof::Id,
+            Some(node) if node.unknown && self.has_ids() => Proof::Topology,
+            _ => Proof::None,
+        }
+    }
+
+    /// What the topology calls the node at this address.
+    pub(crate) fn id_at(&self, address: &Address) -> Option<&NodeId> {
+        let index = self.find(address, |node| node.member)?;
+        self.node(index)?.id.as_ref()
+    }
+
+    /// Whether a topology is of this cluster: it names a node that this one has. `true` where ids
+    /// are not told.
+    pub(crate) fn is_related(&self, view: &Topology) -> bool {
+        let mut named = view.members().filter_map(|member| member.id.as_ref()).peekable();
+        if named.peek().is_none() || !self.has_ids() {
+            return true;
+        }
+        named.any(|id| self.nodes.iter().any(|node| node.member && node.id.as_ref() == Some(id)))
+    }
+
+    /// Whether to take a topology of another cluster: this one is not there any more.
+    pub(crate) fn is_replaced(&self, now: Instant) -> bool {
+        self.foreign_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= REPLACED_AFTER)
+    }
+
+    /// Nobody but nodes of another cluster has answered.
+    pub(crate) fn note_foreign(&mut self, now: Instant) {
+        self.foreign_since.get_or_insert(now);
+    }
+
+    fn has_ids(&self) -> bool {
+        self.nodes.iter().any(|node| node.member && node.id.is_some())
+    }
+}

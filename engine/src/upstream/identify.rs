@@ -1,0 +1,134 @@
+//! Whether the node at the other end is the one that was meant. Another Redis may answer at an
+//! address that was a node's: writes that it took would be lost.
+//!
+//! Nothing of a client has been written before: see [`super::handshake`].
+
+use crate::cluster::{NodeId, Topology};
+use crate::ids::ConnectionId;
+use crate::resp::Reply;
+use crate::time::Instant;
+use crate::upstream::Upstream;
+use crate::upstream::connection::Purpose;
+use crate::upstream::receive::Received;
+
+/// What a node has answered to the question who it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Answer<'a> {
+    /// An id.
+    Id(&'a [u8]),
+    /// The user may not ask, or the server does not know the question.
+    Unknown,
+    /// A script runs, and nothing else does.
+    Busy,
+    /// Its data is being loaded: it cannot say yet.
+    Loading,
+    /// An error that no node of a cluster gives.
+    Error(&'a [u8]),
+}
+
+impl Upstream {
+    /// Takes the reply to CLUSTER MYID.
+    pub(super) fn receive_node_id(
+        &mut self,
+        id: ConnectionId,
+        reply: &[u8],
+        now: Instant,
+    ) -> Received {
+        let Some(connection) = self.connections.get(id) else { return Received::Closed };
+        let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
+        let expected = cluster.id_at(&connection.address);
+        let answer = Answer::of(Reply::new(reply));
+        let what = match answer {
+            Answer::Id(text) => {
+                let found = NodeId::parse(text);
+                if expected.is_none() || found.as_ref() == expected {
+                    return Received::Own;
+                }
+                format!("its id is {}", String::from_utf8_lossy(text))
+            }
+            Answer::Unknown => {
+                self.stats.count(connection.cluster).upstream_cx_unidentified += 1;
+                return Received::Own;
+            }
+            // The command that ends the script must reach the node.
+            Answer::Busy if self.is_urgent(connection.purpose) => return Received::Own,
+            Answer::Busy => return self.refuse_all(id, reply),
+            Answer::Loading => return self.refuse(id, "it is loading its data", now),
+            Answer::Error(text) => {
+                format!("it answered CLUSTER MYID with '{}'", String::from_utf8_lossy(text))
+            }
+        };
+        let expected = expected.map(ToString::to_string).unwrap_or_default();
+        self.refuse_wrong(id, &format!("it is not node {expected}: {what}"), now)
+    }
+
+    /// Takes the reply to CLUSTER SLOTS of a node that only a redirection has named.
+    pub(super) fn receive_membership(
+        &mut self,
+        id: ConnectionId,
+        reply: &[u8],
+        now: Instant,
+    ) -> Received {
+        let Some(connection) = self.connections.get(id) else { return Received::Closed };
+        let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
+        let view = Topology::parse(Reply::new(reply), &connection.address, 0);
+        match view {
+            Ok(view) if cluster.is_related(&view) => Received::Own,
+            Ok(_) => self.refuse_wrong(id, "it is a node of another cluster", now),
+            Err(error) => self.refuse_wrong(id, &format!("it {error}"), now),
+        }
+    }
+
+    /// Closes a connection that leads to somebody else. The node at this address is left alone for
+    /// a while, and the topology is asked for.
+    fn refuse_wrong(&mut self, id: ConnectionId, reason: &str, now: Instant) -> Received {
+        if let Some(connection) = self.connections.get(id) {
+            self.stats.count(connection.cluster).upstream_cx_wrong_node += 1;
+        }
+        self.refuse(id, reason, now)
+    }
+
+    /// Whether only commands that end others travel on such a connection.
+    fn is_urgent(&self, purpose: Purpose) -> bool {
+        matches!(purpose, Purpose::Shared(_, key) if key.lane == self.settings.urgent_lane)
+    }
+}
+
+impl<'a> Answer<'a> {
+    fn of(reply: Reply<'a>) -> Self {
+        let Some(error) = reply.error_line() else {
+            return Self::Id(reply.bulk().unwrap_or_default());
+        };
+        let code = error.split(|byte| *byte == b' ').next().unwrap_or_default();
+        match code {
+            b"NOPERM" | b"NOAUTH" => Self::Unknown,
+            b"BUSY" => Self::Busy,
+            b"LOADING" => Self::Loading,
+            _ if error.to_ascii_lowercase().starts_with(b"err unknown") => Self::Unknown,
+            _ => Self::Error(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_whether_the_node_cannot_tell_or_is_no_node() {
+        let answer = |reply: &'static str| Answer::of(Reply::new(reply.as_bytes()));
+        assert_eq!(answer("$3\r\nabc\r\n"), Answer::Id(b"abc"));
+        assert_eq!(answer("-NOPERM this user has no permissions\r\n"), Answer::Unknown);
+        assert_eq!(answer("-NOAUTH Authentication required.\r\n"), Answer::Unknown);
+        assert_eq!(answer("-ERR unknown command 'CLUSTER'\r\n"), Answer::Unknown);
+        assert_eq!(answer("-ERR Unknown subcommand or wrong number\r\n"), Answer::Unknown);
+        assert_eq!(answer("-BUSY Redis is busy running a script\r\n"), Answer::Busy);
+        assert_eq!(answer("-LOADING Redis is loading\r\n"), Answer::Loading);
+        let disabled = "ERR This instance has cluster support disabled";
+        assert_eq!(
+            answer("-ERR This instance has cluster support disabled\r\n"),
+            Answer::Error(disabled.as_bytes())
+        );
+        assert_eq!(answer(":1\r\n"), Answer::Id(b""));
+    }
+}

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// ACL SETUSER on every node. The proxy's own user may do nothing but ask for the topology.
 const USERS: [&str; 4] = [
-    "proxy on >pq7proxy -@all +cluster|slots +cluster|info +ping +role +readonly +client|id",
+    "proxy on >pq7proxy -@all +cluster|slots +cluster|info +cluster|myid +ping +role +readonly +client|id",
     "alice on >pq7alice ~app:* &app:* +@all -flushall -config",
     "bob on >pq7bob ~* +@read +@connection +@transaction +acl|whoami",
     "carol on >pq7carol ~* +@all -multi",

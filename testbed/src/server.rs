@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -54,7 +54,7 @@ pub struct Tls {
 #[derive(Debug)]
 pub struct RedisServer {
     security: Security,
-    port: Port,
+    port: Arc<Port>,
     bus: Option<Port>,
     args: Vec<String>,
     dir: TempDir,
@@ -77,7 +77,17 @@ impl RedisServer {
     /// As [`start`](Self::start).
     pub fn start_secured(security: Security, args: &[&str]) -> Result<Self> {
         let args = args.iter().map(ToString::to_string).collect();
-        Self::start_on(Port::free()?, None, args, security)
+        Self::start_on(Arc::new(Port::free()?), None, args, security)
+    }
+
+    /// Starts another server at the address of `gone`, which has been [killed](Self::kill), with a
+    /// directory and data of its own.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_in_place_of(gone: &Self, args: &[&str]) -> Result<Self> {
+        let args = args.iter().map(ToString::to_string).collect();
+        Self::start_on(Arc::clone(&gone.port), None, args, Security::default())
     }
 
     /// Starts a cluster node, not yet in any cluster, that forgets another after `node_timeout`.
@@ -96,11 +106,11 @@ impl RedisServer {
             node_timeout.as_millis().to_string(),
         ];
         all.extend_from_slice(args);
-        Self::start_on(Port::free()?, Some(bus), all, security)
+        Self::start_on(Arc::new(Port::free()?), Some(bus), all, security)
     }
 
     fn start_on(
-        port: Port,
+        port: Arc<Port>,
         bus: Option<Port>,
         args: Vec<String>,
         security: Security,

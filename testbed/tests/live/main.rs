@@ -28,3 +28,4 @@ mod tracking;
 mod transactions;
 mod users;
 mod workload;
+mod wrong_node;

@@ -360,6 +360,14 @@ impl Downstream {
         }
     }
 
+    /// A client that waits for its own commands need not wait for all of them. It reads on.
+    #[inline]
+    pub(crate) fn note_window(&mut self, id: SessionId) {
+        if self.clients.get(id).is_some_and(|client| client.phase == Phase::Parked) {
+            self.resumable.push_back(id);
+        }
+    }
+
     /// Reads nothing more from the client. [`Self::note_answered`] closes it.
     pub(crate) fn set_closing(&mut self, id: SessionId) {
         if let Some(client) = self.clients.get_mut(id) {

@@ -190,21 +190,22 @@ impl Exchange {
             Owner::Client(client) => client,
             Owner::Mirror(mirror) => return self.forget_copy(id, mirror, reply),
         };
+        let in_time = !request.is_overdue(self.now);
         self.downstream.stats_mut().finish(request.tally, reply);
         let reply = if request.silent { b"" } else { reply };
-        let turn = self.flight.pop_first(client, id);
+        let turn = self.flight.pop_first(client, id, reply.len());
         if turn == Turn::Later {
             return self.keep_reply(id, reply);
         }
         if let Some(output) = self.downstream.output(client) {
             output.extend_from_slice(reply);
         }
-        self.deliver_next(client, turn);
+        self.deliver_next(client, turn, in_time);
     }
 
     /// Hands over the replies whose turn has come because the one before them has gone.
     #[inline]
-    fn deliver_next(&mut self, client: SessionId, mut turn: Turn) {
+    fn deliver_next(&mut self, client: SessionId, mut turn: Turn, in_time: bool) {
         while turn == Turn::NextAnswered
             && let Some((reply, next)) = self.flight.pop_answered(client)
         {
@@ -217,6 +218,8 @@ impl Exchange {
         let is_owed_more = turn != Turn::Last;
         if !is_owed_more {
             self.downstream.note_answered(client);
+        } else if self.flight.window_opens(client, in_time) {
+            self.downstream.note_window(client);
         }
         self.downstream.queue_replies(client, is_owed_more);
     }

@@ -55,6 +55,7 @@ impl Exchange {
         {
             output.extend_from_slice(piece);
             self.downstream.queue_write(client);
+            self.flight.note_relayed(client, piece.len());
         }
     }
 

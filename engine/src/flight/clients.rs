@@ -20,9 +20,9 @@ impl Flight {
 
     /// A client will have no further commands.
     pub(crate) fn close(&mut self, client: SessionId) {
-        if self.queue(client).is_some()
-            && let Some(queue) = self.queues.get_mut(client.index())
-        {
+        let Some((windows, queue)) = self.windowed(client) else { return };
+        windows.clear(&mut queue.window);
+        if let Some(queue) = self.queues.get_mut(client.index()) {
             *queue = None;
         }
     }
@@ -36,7 +36,8 @@ impl Flight {
 
     /// Takes out all commands of a client: nobody is to be answered.
     pub(crate) fn take_pending(&mut self, client: SessionId) -> VecDeque<RequestId> {
-        let Some(queue) = self.queue_mut(client) else { return VecDeque::new() };
+        let Some((windows, queue)) = self.windowed(client) else { return VecDeque::new() };
+        windows.clear(&mut queue.window);
         queue.bytes = 0;
         std::mem::take(&mut queue.pending)
     }
@@ -45,13 +46,14 @@ impl Flight {
     #[inline]
     pub(crate) fn must_wait(&mut self, client: SessionId, epoch: u64) -> bool {
         let (requests, bytes) = (self.client_requests, self.client_bytes);
-        let Some(queue) = self.queue_mut(client) else { return true };
+        let Some((windows, queue)) = self.windowed(client) else { return true };
         let wait = queue.stopped
             || !queue.pending.is_empty()
                 && (queue.barrier
                     || queue.epoch != epoch
                     || queue.pending.len() >= requests
-                    || queue.bytes >= bytes);
+                    || queue.bytes >= bytes
+                    || windows.is_full(&mut queue.window));
         queue.barrier &= wait;
         wait
     }
@@ -97,6 +99,26 @@ impl Flight {
     /// so once.
     pub(crate) fn take_untimed(&mut self, client: SessionId) -> bool {
         self.queue_mut(client).is_some_and(|queue| std::mem::take(&mut queue.untimed))
+    }
+
+    /// Some of the reply to the first command of a client has been handed over.
+    pub(crate) fn note_relayed(&mut self, client: SessionId, len: usize) {
+        if let Some(queue) = self.queue_mut(client) {
+            queue.window.note_relayed(len);
+        }
+    }
+
+    /// Whether the client's next command has waited for its window to open, and need not any more.
+    /// Says so once. If those before it were answered in time, no time has run for it.
+    #[inline]
+    pub(crate) fn window_opens(&mut self, client: SessionId, in_time: bool) -> bool {
+        if !self.windows.take_answered() {
+            return false;
+        }
+        let Some((windows, queue)) = self.windowed(client) else { return false };
+        let opens = windows.opens(&mut queue.window);
+        queue.untimed |= opens && in_time;
+        opens
     }
 
     /// Unanswered commands, and their bytes, of the client that has most of each.

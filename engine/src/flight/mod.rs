@@ -12,6 +12,7 @@ mod join;
 mod order;
 mod request;
 mod split;
+mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use hold::Hold;
 use order::ClientQueue;
 pub(crate) use request::{Completion, ConnectionClass, Owner, Part, Request, Spread, Stage, State};
 pub(crate) use split::{Plan, Split};
+use window::Windows;
 
 use crate::arena::Arena;
 use crate::budget::ByteBudget;
@@ -50,6 +52,7 @@ pub(crate) struct Flight {
     requests: Arena<ids::Request, Request>,
     /// By the index of the client's key.
     queues: Vec<Option<(SessionId, ClientQueue)>>,
+    windows: Windows,
     deadlines: Deadlines,
     hold: Hold,
     /// Bytes of clients' replies that are there, but not handed over.
@@ -64,6 +67,7 @@ impl Flight {
         Self {
             requests: Arena::new(),
             queues: Vec::new(),
+            windows: Windows::default(),
             deadlines: Deadlines::default(),
             hold: Hold::new(limits.held_bytes),
             replies: ByteBudget::new(limits.waiting_reply_bytes),
@@ -89,11 +93,15 @@ impl Flight {
         self.replies.take(request.reply_bytes());
         let id = self.requests.insert(request);
         if let Owner::Client(client) = owner {
-            let Some(queue) = self.queue_mut(client) else {
+            let Some((windows, queue)) = self.windowed(client) else {
                 self.requests.remove(id);
                 return None;
             };
+            let cost = windows.take(&mut queue.window, len);
             queue.push(id, len, epoch);
+            if let Some(request) = self.requests.get_mut(id) {
+                request.cost = cost;
+            }
         }
         let Self { deadlines, requests, .. } = self;
         deadlines.join(id, line, deadline, |entry| is_waiting(requests, entry));
@@ -113,10 +121,11 @@ impl Flight {
         }
     }
 
-    /// Takes out a command that has been answered if it is the first of its client.
+    /// Takes out a command if it is the first of its client. So many bytes have answered it, beside
+    /// those that were relayed before.
     #[inline]
-    pub(crate) fn pop_first(&mut self, client: SessionId, id: RequestId) -> Turn {
-        let Self { requests, queues, .. } = self;
+    pub(crate) fn pop_first(&mut self, client: SessionId, id: RequestId, reply: usize) -> Turn {
+        let Self { requests, queues, windows, .. } = self;
         let queue = match queues.get_mut(client.index()) {
             Some(Some((owner, queue))) if *owner == client => queue,
             _ => return Turn::Later,
@@ -127,6 +136,8 @@ impl Flight {
         queue.pending.pop_front();
         if let Some(request) = requests.get(id) {
             queue.bytes = queue.bytes.saturating_sub(request.len);
+            windows.learn(&mut queue.window, reply);
+            windows.give_back(&mut queue.window, request.cost);
         }
         let turn = match queue.pending.front().and_then(|next| requests.get(*next)) {
             None => Turn::Last,
@@ -146,7 +157,8 @@ impl Flight {
         let State::Answered(reply) = &mut request.state else { return None };
         let reply = std::mem::take(reply);
         self.replies.give_back(before);
-        Some((reply, self.pop_first(client, first)))
+        let turn = self.pop_first(client, first, reply.len());
+        Some((reply, turn))
     }
 
     /// Takes out a command, whose client has gone or has no place for it.
@@ -407,7 +419,11 @@ impl Flight {
                 request.len
             });
             assert_eq!(lens.sum::<usize>(), queue.bytes, "bytes of commands");
+            let requests = queue.pending.iter().filter_map(|id| self.requests.get(*id));
+            let costs = requests.map(|request| u64::from(request.cost));
+            assert_eq!(costs.sum::<u64>(), queue.window.used(), "the cost of commands");
         }
+        self.windows.check(self.queues.iter().flatten().map(|(_, queue)| &queue.window));
         for (id, request) in self.requests.iter() {
             let Some(client) = request.client() else { continue };
             let queue = self.queue(client);
@@ -458,6 +474,15 @@ impl Flight {
     fn queue_mut(&mut self, client: SessionId) -> Option<&mut ClientQueue> {
         match self.queues.get_mut(client.index()) {
             Some(Some((owner, queue))) if *owner == client => Some(queue),
+            _ => None,
+        }
+    }
+
+    /// The commands of a client, with what all clients share.
+    #[inline]
+    fn windowed(&mut self, client: SessionId) -> Option<(&mut Windows, &mut ClientQueue)> {
+        match self.queues.get_mut(client.index()) {
+            Some(Some((owner, queue))) if *owner == client => Some((&mut self.windows, queue)),
             _ => None,
         }
     }

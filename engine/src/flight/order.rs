@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use crate::flight::Flight;
 use crate::flight::request::{Part, Request, Stage};
+use crate::flight::window::Window;
 use crate::ids::{ConnectionId, PartId, RequestId, SessionId};
 
 /// The commands of one client that are in flight.
@@ -18,6 +19,8 @@ pub(super) struct ClientQueue {
     pub(super) pending: VecDeque<RequestId>,
     /// Bytes of the commands in `pending`.
     pub(super) bytes: usize,
+    /// How much more may be under way.
+    pub(super) window: Window,
     /// The epoch of the slots' owners when the oldest command of `pending` was sent.
     pub(super) epoch: u64,
     /// No command may follow the last one of `pending` yet: that runs on a dedicated connection or

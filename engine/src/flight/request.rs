@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) read_only: bool,
     /// Bytes that the command took in the client's stream.
     pub(crate) len: usize,
+    /// What it takes of its client's window.
+    pub(super) cost: u32,
     /// Its client wants no reply.
     pub(crate) silent: bool,
     pub(crate) class: ConnectionClass,
@@ -229,6 +231,7 @@ impl Request {
             identity: None,
             read_only: false,
             len,
+            cost: 0,
             silent: false,
             class: ConnectionClass::Shared,
             completion,

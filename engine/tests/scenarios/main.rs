@@ -5,6 +5,7 @@ mod allowed_nodes;
 mod blocking;
 mod clients;
 mod failure;
+mod fairness;
 mod faults;
 mod handover;
 mod identities;

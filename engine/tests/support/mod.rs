@@ -237,6 +237,12 @@ impl Driver {
         self.proxy.stats().topology_refresh_success
     }
 
+    /// Bytes that a node has got and has not executed.
+    pub fn unexecuted(&self, address: &str) -> usize {
+        let links = self.links.iter().filter(|link| link.address == address);
+        links.map(|link| link.peer.input.len()).sum()
+    }
+
     /// How many connections there are to a node.
     pub fn connections(&self, address: &str) -> usize {
         self.links.iter().filter(|link| link.address == address).count()

@@ -9,6 +9,7 @@ mod cluster_clients;
 mod command_table;
 mod crash;
 mod envoy;
+mod fairness;
 mod features;
 mod hostile;
 mod hostile_nodes;

@@ -272,7 +272,8 @@ impl Cluster {
     /// Installs what a node answered to CLUSTER SLOTS, and what is known that it cannot know yet.
     pub(crate) fn install(&mut self, topology: &Topology, now: Instant) -> OwnersChange {
         for node in &mut self.nodes {
-            node.member = false;
+            // Those that stay keep their places: a new one takes that of one that has left.
+            node.member = topology.members().any(|member| member.address == node.address);
             node.unknown = false;
         }
         let mut slots = vec![NOBODY; SLOTS];
@@ -689,6 +690,18 @@ mod tests {
                 .install(&topology(&[(0, 16383, &format!("node-{round}:1"))]), Instant::default());
         }
         assert!(cluster.nodes.len() <= 2, "{} nodes are kept", cluster.nodes.len());
+    }
+
+    #[test]
+    fn a_new_node_does_not_take_the_place_of_one_that_stays() {
+        let mut cluster = cluster();
+        let now = Instant::default();
+        let _ = cluster.install(&topology(&[(0, 1, "a:1"), (2, 3, "b:1")]), now);
+        let place = cluster.find_member(&address("b:1")).unwrap();
+        cluster.node_mut(place).unwrap().note_lost();
+        let _ = cluster.install(&topology(&[(0, 1, "new:1"), (2, 3, "b:1")]), now);
+        assert_eq!(cluster.find_member(&address("b:1")), Some(place));
+        assert!(cluster.node(place).unwrap().is_away(), "what is known of it stays known");
     }
 
     #[test]

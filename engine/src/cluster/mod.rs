@@ -202,6 +202,11 @@ impl Cluster {
         }
     }
 
+    /// Whether a node is a primary, as far as is known.
+    pub(crate) fn is_primary(&self, node: NodeIndex) -> bool {
+        self.shards.iter().any(|shard| shard.primary == node)
+    }
+
     /// Any primary, for a command without keys.
     pub(crate) fn any_primary(&self, rng: &mut Rng) -> Option<NodeIndex> {
         self.shards.get(rng.below(self.shards.len())).map(|shard| shard.primary)

@@ -289,7 +289,9 @@ impl Upstream {
                 let zone = self.settings.zone.as_deref();
                 is_away && cluster.node_for(slot, policy, zone, now) != Some(node)
             }
-            Target::AnyPrimary | Target::Home(_) | Target::Node(_) | Target::Watching(..) => false,
+            // Nor does it of primaries.
+            Target::AnyPrimary | Target::Home(_) => !cluster.is_primary(node),
+            Target::Node(_) | Target::Watching(..) => false,
         }
     }
 

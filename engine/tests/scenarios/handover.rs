@@ -270,6 +270,24 @@ fn what_waits_for_a_connection_to_an_address_that_is_gone_goes_where_the_topolog
 }
 
 #[test]
+fn a_message_that_waits_for_a_connection_to_an_address_that_is_gone_goes_to_another_primary() {
+    each_chunking(|mut driver| {
+        // Home is the primary of the lowest slot.
+        let (home, replica) = ("node-0:1", driver.cluster.add_replica(0, NEW));
+        let client = driver.connect();
+        driver.ask(client, "SET b 0");
+        driver.cluster.set_health(home, Health::Unreachable);
+        driver.cut(home);
+        driver.command(client, "PUBLISH news 1");
+        driver.wait(Duration::from_millis(500));
+        assert_eq!(driver.received(client), "");
+        driver.cluster.hand_over(replica);
+        driver.wait(Duration::from_millis(250));
+        assert_eq!(driver.received(client), ":0 ");
+    });
+}
+
+#[test]
 fn a_connection_that_takes_its_time_is_waited_for() {
     each_chunking(|mut driver| {
         let client = driver.connect();

@@ -21,7 +21,7 @@ use refresh::VIEWS;
 pub(crate) use refresh::{Outcome, Refresh};
 use shard::Shard;
 pub use slot::{SLOTS, Slot};
-use takeover::Takeover;
+use takeover::{REMEMBERED, Takeover};
 use topology::Member;
 pub(crate) use topology::{Topology, parse_epoch, parse_zone};
 
@@ -51,8 +51,11 @@ pub(crate) struct Cluster {
     shards: Vec<Shard>,
     /// Some topology has been installed: `slots` is worth asking.
     known: bool,
-    /// The highest epoch that a topology came with.
+    /// The epoch that the installed topology came with, and when it was news.
     epoch: u64,
+    epoch_since: Instant,
+    /// The last topology that came was from before the installed one.
+    is_behind: bool,
     /// What is known ahead of the topology.
     takeovers: Vec<Takeover>,
     nodes: Vec<Node>,
@@ -124,6 +127,8 @@ impl Cluster {
             shards: Vec::new(),
             known: false,
             epoch: 0,
+            epoch_since: Instant::default(),
+            is_behind: false,
             takeovers: Vec::new(),
             nodes: Vec::new(),
             foreign_since: None,
@@ -275,7 +280,13 @@ impl Cluster {
     }
 
     /// Installs what a node answered to CLUSTER SLOTS, and what is known that it cannot know yet.
+    /// Nothing changes by what is from before the topology that is there.
     pub(crate) fn install(&mut self, topology: &Topology, now: Instant) -> OwnersChange {
+        self.foreign_since = None;
+        self.is_behind = topology.epoch != 0 && topology.epoch < self.known_epoch(now);
+        if self.is_behind {
+            return OwnersChange::None;
+        }
         for node in &mut self.nodes {
             // Those that stay keep their places: a new one takes that of one that has left.
             node.member = topology.members().any(|member| member.address == node.address);
@@ -306,9 +317,23 @@ impl Cluster {
         self.slots = slots;
         self.shards = shards;
         self.known = true;
-        self.foreign_since = None;
-        self.epoch = self.epoch.max(topology.epoch);
+        if topology.epoch != 0 && topology.epoch != self.epoch {
+            self.epoch = topology.epoch;
+            self.epoch_since = now;
+        }
         if changed { OwnersChange::Shards } else { OwnersChange::None }
+    }
+
+    /// A topology of a lower epoch is from before what is known. 0: none is, or no longer for sure.
+    /// A node that nobody elects counts epochs up without knowing more than others.
+    pub(crate) fn known_epoch(&self, now: Instant) -> u64 {
+        let is_fresh = now.saturating_duration_since(self.epoch_since) < REMEMBERED;
+        if is_fresh { self.epoch } else { 0 }
+    }
+
+    /// Whether something is known that the last topology that came does not know of.
+    pub(crate) fn is_ahead_of_topology(&self) -> bool {
+        self.is_behind || !self.takeovers.is_empty()
     }
 
     /// Learns from a MOVED of the node at `from` that `slot` lives at `to`; `None` when too many
@@ -707,6 +732,28 @@ mod tests {
         let _ = cluster.install(&topology(&[(0, 1, "new:1"), (2, 3, "b:1")]), now);
         assert_eq!(cluster.find_member(&address("b:1")), Some(place));
         assert!(cluster.node(place).unwrap().is_away(), "what is known of it stays known");
+    }
+
+    #[test]
+    fn a_topology_of_a_lower_epoch_changes_nothing_for_a_while() {
+        let mut cluster = cluster();
+        let at = |seconds| Instant::default() + Duration::from_secs(seconds);
+        let of = |primary, epoch| Topology { epoch, ..topology(&[(0, 16383, primary)]) };
+        let _ = cluster.install(&of("a:1", 7), at(10));
+        for (primary, epoch, seconds, owned, ahead) in [
+            ("b:1", 6, 11, "a:1", true),
+            ("c:1", 7, 11, "c:1", false),
+            ("d:1", 0, 12, "d:1", false),
+            ("b:1", 6, 14, "d:1", true),
+            ("e:1", 8, 15, "e:1", false),
+            ("b:1", 7, 19, "e:1", true),
+            ("b:1", 7, 20, "b:1", false),
+            ("f:1", 7, 21, "f:1", false),
+        ] {
+            let _ = cluster.install(&of(primary, epoch), at(seconds));
+            assert_eq!(owner(&cluster, 7), owned, "{primary} of {epoch} after {seconds} s");
+            assert_eq!(cluster.is_ahead_of_topology(), ahead, "{primary} after {seconds} s");
+        }
     }
 
     #[test]

@@ -67,6 +67,12 @@ pub(crate) struct Round {
     asked: Vec<Asked>,
     /// What has been answered.
     views: Vec<Topology>,
+    /// A view of a lower epoch is from before what is known.
+    known_epoch: u64,
+    started: Instant,
+    /// When the first view came, and the last one.
+    first_view: Instant,
+    last_view: Instant,
     /// When to make do with the views that have come.
     decide_by: Option<Instant>,
     reasons: Vec<String>,
@@ -194,7 +200,14 @@ impl Refresh {
     }
 
     /// Starts a round over `candidates`, the first ones first; `views` of them are asked at a time.
-    pub(crate) fn start(&mut self, mut candidates: Vec<Address>, views: usize, now: Instant) {
+    /// A view of an epoch below `known_epoch` is believed only where there is no other.
+    pub(crate) fn start(
+        &mut self,
+        mut candidates: Vec<Address>,
+        views: usize,
+        known_epoch: u64,
+        now: Instant,
+    ) {
         candidates.reverse();
         self.next = None;
         self.last_start = Some(now);
@@ -202,7 +215,9 @@ impl Refresh {
         self.move_rounds =
             self.move_rounds.saturating_add(std::mem::take(&mut self.for_move).into());
         self.eager_rounds = self.eager_rounds.saturating_add(1);
-        self.round = Some(Round { candidates, wanted: views, ..Round::default() });
+        let round =
+            Round { candidates, wanted: views, known_epoch, started: now, ..Round::default() };
+        self.round = Some(round);
     }
 
     pub(crate) fn round_mut(&mut self) -> Option<&mut Round> {
@@ -276,10 +291,12 @@ impl Refresh {
 }
 
 impl Round {
-    /// The next node to ask; `None` if enough are asked that may answer soon, or none is left.
+    /// The next node to ask; `None` if enough are asked that may answer soon, or none is left. One
+    /// more is asked where nodes differ: it may tell at once who is right.
     pub(crate) fn next_candidate(&mut self) -> Option<Address> {
         let prompt = self.asked.iter().filter(|asked| asked.slow_at.is_some()).count();
-        if prompt + self.views.len() >= self.wanted {
+        let differ = self.views.len() > 1 && !self.is_agreed();
+        if prompt + self.views.len() >= self.wanted + usize::from(differ) {
             return None;
         }
         self.candidates.pop()
@@ -311,8 +328,11 @@ impl Round {
     ) -> bool {
         let asked = self.forget(connection);
         if asked {
+            if self.views.is_empty() {
+                self.first_view = now;
+            }
+            self.last_view = now;
             self.views.push(view);
-            self.decide_by.get_or_insert(now + GRACE);
         }
         asked
     }
@@ -333,29 +353,51 @@ impl Round {
         asked
     }
 
-    /// How the round has ended, if it has: two nodes agree, nobody is left to answer, or the others
-    /// have had their time.
+    /// How the round has ended, if it has: nobody is left to answer, or the others have had their
+    /// time. Where two nodes agree, that is as long again as they took: another one that differs
+    /// is a reason to ask again soon.
     pub(crate) fn outcome(&mut self, now: Instant) -> Option<Outcome> {
-        let supporters =
-            |view: &Topology| self.views.iter().filter(|other| other.agrees_with(view)).count();
         let everybody = self.asked.is_empty();
-        let in_time = self.decide_by.is_none_or(|by| now < by);
-        if self.views.is_empty() {
+        let Some(best) = self.best() else {
             return (everybody && self.candidates.is_empty()).then_some(Outcome::Nothing);
-        }
-        // Among equals the one whose node knows more, then the one that came last.
-        let best = (0..self.views.len()).max_by_key(|at| {
-            self.views.get(*at).map(|view| (supporters(view), view.epoch, view.slots()))
-        })?;
-        let agreed = self.views.get(best).map_or(0, supporters);
-        if !everybody && in_time && agreed < 2 {
+        };
+        let grace = self.first_view + GRACE;
+        let as_long_again = self.last_view + self.last_view.saturating_duration_since(self.started);
+        let decide_by = if self.is_agreed() { as_long_again.min(grace) } else { grace };
+        if !everybody && now < decide_by {
+            self.decide_by = Some(decide_by);
             return None;
         }
+        let differ = |view: &Topology| self.supporters(view) < self.views.len();
         Some(Outcome::Topology {
-            disputed: agreed < self.views.len(),
+            disputed: self.views.get(best).is_some_and(differ),
             topology: self.views.swap_remove(best),
             unneeded: self.asked.iter().map(|asked| asked.connection).collect(),
         })
+    }
+
+    /// The view to believe: not one from before what is known, then one that most nodes share,
+    /// then the one whose node knows more, then the one that came last.
+    fn best(&self) -> Option<usize> {
+        let rank = |view: &Topology| {
+            (!self.is_behind(view), self.supporters(view), view.epoch, view.slots())
+        };
+        (0..self.views.len()).max_by_key(|at| self.views.get(*at).map(rank))
+    }
+
+    /// Whether the best view is one that another node shares, and not from before what is known.
+    fn is_agreed(&self) -> bool {
+        let best = self.best().and_then(|best| self.views.get(best));
+        best.is_some_and(|view| self.supporters(view) > 1 && !self.is_behind(view))
+    }
+
+    /// How many nodes share a view.
+    fn supporters(&self, view: &Topology) -> usize {
+        self.views.iter().filter(|other| other.agrees_with(view)).count()
+    }
+
+    fn is_behind(&self, view: &Topology) -> bool {
+        view.epoch != 0 && view.epoch < self.known_epoch
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -369,5 +411,87 @@ impl Round {
         let before = self.asked.len();
         self.asked.retain(|asked| asked.connection != connection);
         self.asked.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::topology::{Member, SlotRange};
+    use super::*;
+    use crate::arena::Arena;
+    use crate::ids::Connection;
+
+    /// Who owns all slots in the view of a node that knows of this epoch.
+    type View = (&'static str, u64);
+
+    /// What is believed when `views` come, a millisecond one after the other, of nodes that are all
+    /// asked at the same time, while `silent` more do not answer: who owns the slots, whether that
+    /// is disputed, after how many milliseconds, and how many nodes were asked.
+    fn believe(views: &[View], silent: usize, known_epoch: u64) -> (String, bool, u64, usize) {
+        let address = |text: &str| Address::parse(text).unwrap();
+        let at = |millis| Instant::default() + Duration::from_millis(millis);
+        let mut refresh = Refresh::new(true);
+        let candidates = (1..=9).map(|port| address(&format!("node:{port}"))).collect();
+        refresh.start(candidates, views.len() + silent, known_epoch, at(0));
+        let round = refresh.round_mut().unwrap();
+        let mut connections = Arena::<Connection, ()>::new();
+        let mut asked = Vec::new();
+        let mut ask = |round: &mut Round, asked: &mut Vec<ConnectionId>, now| {
+            round.note_slow(now);
+            while round.next_candidate().is_some() {
+                asked.push(connections.insert(()));
+                round.note_asked(*asked.last().unwrap(), at(1000), now);
+            }
+        };
+        for now in 0..1000 {
+            ask(round, &mut asked, at(now));
+            if let Some(Outcome::Topology { topology, disputed, .. }) = round.outcome(at(now)) {
+                let owner = topology.ranges[0].primary.address.to_string();
+                return (owner, disputed, now, asked.len());
+            }
+            assert!(round.next_timeout() > Some(at(now)), "a timer is due for ever");
+            let Some((owner, epoch)) = views.get(now as usize) else { continue };
+            let primary = Member { address: address(owner), id: None };
+            let range = SlotRange { slots: 0..=16383, primary, replicas: Vec::new() };
+            let view = Topology { ranges: vec![range], epoch: *epoch };
+            assert!(round.note_view(asked[now as usize], view, at(now + 1)));
+        }
+        panic!("nobody is believed")
+    }
+
+    #[test]
+    fn what_most_nodes_tell_is_believed() {
+        let told = |owner: &str, disputed, after, asked| (owner.to_owned(), disputed, after, asked);
+        assert_eq!(believe(&[("a:1", 1); 3], 0, 0), told("a:1", false, 3, 3));
+        let views = [("a:1", 1), ("b:1", 9), ("a:1", 1)];
+        assert_eq!(believe(&views, 0, 0), told("a:1", true, 6, 4));
+        assert_eq!(believe(&[("a:1", 1), ("b:1", 2)], 0, 0), told("b:1", true, 201, 3));
+        assert_eq!(believe(&[("a:1", 0)], 2, 0), told("a:1", false, 201, 5));
+    }
+
+    #[test]
+    fn two_nodes_that_agree_are_believed_when_the_others_have_had_as_long_as_they() {
+        let (owner, disputed, after, _) = believe(&[("a:1", 1), ("a:1", 1)], 1, 0);
+        assert_eq!((&owner[..], disputed, after), ("a:1", false, 4));
+        let (owner, disputed, after, _) = believe(&[("a:1", 1), ("a:1", 1), ("b:1", 2)], 0, 0);
+        assert_eq!((&owner[..], disputed, after), ("a:1", true, 3), "the third has come in time");
+    }
+
+    #[test]
+    fn nodes_that_have_not_heard_of_what_is_known_outvote_nobody() {
+        let views = [("old:1", 1), ("old:1", 1), ("new:1", 2)];
+        let (owner, disputed, ..) = believe(&views, 0, 2);
+        assert_eq!((&owner[..], disputed), ("new:1", true));
+        let (owner, ..) = believe(&views, 0, 1);
+        assert_eq!(owner, "old:1", "an epoch alone says little");
+        let (owner, ..) = believe(&views[..2], 1, 2);
+        assert_eq!(owner, "old:1", "there is no other view");
+    }
+
+    #[test]
+    fn where_nodes_differ_one_more_is_asked_at_once() {
+        let (_, disputed, after, asked) = believe(&[("a:1", 1), ("b:1", 2), ("b:1", 2)], 1, 0);
+        assert_eq!((disputed, asked), (true, 5));
+        assert_eq!(after, 6, "it is soon known who is right");
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Address, Cluster, NodeIndex, Shard, Slot};
 use crate::time::Instant;
 
-/// For so long a topology that cannot know of a takeover does not undo it.
-const REMEMBERED: Duration = Duration::from_secs(5);
+/// For so long a topology that cannot know of a change does not undo it.
+pub(super) const REMEMBERED: Duration = Duration::from_secs(5);
 
 /// A takeover that no topology has confirmed yet.
 #[derive(Debug)]
@@ -25,11 +25,6 @@ pub(super) struct Takeover {
 }
 
 impl Cluster {
-    /// Whether a takeover is taken to have happened that the installed topology does not know of.
-    pub(crate) fn is_ahead_of_topology(&self) -> bool {
-        !self.takeovers.is_empty()
-    }
-
     /// `from` has said that `slot` is at `replica`. If they are a primary and its replica, the
     /// whole shard follows. Returns whether it does.
     pub(super) fn take_over(

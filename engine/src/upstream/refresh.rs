@@ -47,7 +47,8 @@ impl Upstream {
                 continue;
             }
             let (candidates, views) = cluster.candidates(&mut self.rng, now);
-            cluster.refresh.start(candidates, views, now);
+            let known_epoch = cluster.known_epoch(now);
+            cluster.refresh.start(candidates, views, known_epoch, now);
             self.ask_candidates(id, now);
             self.conclude(id, now);
         }
@@ -209,6 +210,7 @@ impl Upstream {
                     round.note_view(id, view, now);
                 }
                 self.close_quietly(id);
+                self.ask_candidates(cluster_id, now);
                 self.conclude(cluster_id, now);
             }
             Ok(_) => {

@@ -124,6 +124,30 @@ fn a_topology_from_before_the_handover_does_not_undo_what_the_primary_has_said()
 }
 
 #[test]
+fn nodes_that_have_not_heard_of_a_handover_do_not_undo_it_once_others_have() {
+    each_chunking(|mut driver| {
+        let (client, replica) = prepare(&mut driver);
+        driver.cluster.freeze_views();
+        let mut before = std::mem::take(&mut driver.cluster.stale);
+        driver.cluster.hand_over(replica);
+        driver.ask(client, "SET a 1");
+        driver.wait(Duration::from_millis(100));
+        // Of any three nodes, as many as are asked, two may be behind.
+        before.retain(|address, _| *address != NEW && *address != OLD);
+        driver.cluster.stale = before;
+        let refreshes = driver.refreshes();
+        for _ in 0..40 {
+            // After a lost connection nodes are asked.
+            driver.cut(NEW);
+            driver.wait(Duration::from_millis(100));
+            set_all(&mut driver, client);
+        }
+        assert!(driver.refreshes() >= refreshes + 40);
+        assert_eq!(driver.proxy.stats().redirect_moved, 1);
+    });
+}
+
+#[test]
 fn a_moved_is_followed_by_a_refresh_at_once_whatever_the_interval() {
     let mut driver = Driver::with(support::Chunking::Whole, |config| {
         config.clusters[0].redirect_refresh_interval = Duration::from_secs(3600);

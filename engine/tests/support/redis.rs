@@ -361,8 +361,10 @@ impl FakeCluster {
                 };
             }
             b"CLUSTER" if frame.arg(1) == Some(b"INFO") => {
-                let behind = self.stale.contains_key(&self.nodes[node].address);
-                let epoch = if behind { 1 } else { 2 };
+                // A node that is not behind has heard of more once anything is news.
+                let is_behind = self.stale.contains_key(&self.nodes[node].address);
+                let has_news = !self.stale.is_empty() || self.stale_replicas.is_some();
+                let epoch = if has_news && !is_behind { 2 } else { 1 };
                 let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
                 return encode::bulk(&mut peer.output, info.as_bytes());
             }

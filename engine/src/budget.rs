@@ -45,6 +45,11 @@ impl ByteBudget {
         self.take(now);
     }
 
+    /// How many bytes may be kept.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes that are kept.
     pub(crate) fn used(&self) -> usize {
         self.used

@@ -55,7 +55,9 @@ fn commands(stream: &[u8], size: usize) -> (Vec<Vec<Vec<u8>>>, bool) {
             match parser.parse(rest, &Limits::default()) {
                 Err(_) => return (commands, true),
                 Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Ignored { len }) => start += len,
+                Ok(
+                    Parsed::Ignored { len } | Parsed::Skipped { len } | Parsed::TooLarge { len },
+                ) => start += len,
                 Ok(Parsed::Command { len }) => {
                     commands.push(parser.frame(rest).args().map(<[u8]>::to_vec).collect());
                     start += len;

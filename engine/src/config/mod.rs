@@ -245,8 +245,9 @@ pub struct Limits {
     pub session_requests: usize,
     /// Bytes of one client's commands that are unanswered; further ones wait unread.
     pub session_bytes: usize,
-    /// Bytes of one command, and of all clients' unfinished commands together; the client that
-    /// exceeds either is closed.
+    /// Bytes of all clients' unfinished commands together, where each argument counts for 32 more,
+    /// and of what waits unread. A command that exceeds it is not kept, but refused when its end
+    /// has come; a client that exceeds it with what waits is closed. `frame` bounds one command.
     pub input_bytes: usize,
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
@@ -333,16 +334,18 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Envoy gives a WebAssembly VM 1 GiB of memory at most: a VM that wants more ends, and with it all
+/// clients of its worker.
 impl Default for Limits {
     fn default() -> Self {
         Self {
             frame: resp::Limits::default(),
             session_requests: 16 * 1024,
             session_bytes: 16 * 1024 * 1024,
-            input_bytes: 1024 * 1024 * 1024,
+            input_bytes: 256 * 1024 * 1024,
             reply_bytes: 32 * 1024,
             waiting_reply_bytes: 512 * 1024 * 1024,
-            connection_bytes: 1024 * 1024 * 1024,
+            connection_bytes: 256 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,
             mirror_bytes: 16 * 1024 * 1024,
             subscription_bytes: 256 * 1024 * 1024,

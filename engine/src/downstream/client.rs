@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use crate::buffers::Buffers;
 use crate::command::CommandSpec;
 use crate::downstream::arrivals::Arrivals;
+use crate::downstream::lingering::Linger;
 use crate::ids::{IdentityId, SessionId};
 use crate::resp::{Protocol, RequestParser};
 use crate::time::Instant;
@@ -29,6 +30,8 @@ pub(super) struct Client {
     /// Its last command gets no reply.
     pub(super) silent: bool,
     pub(super) phase: Phase,
+    /// It is closed only once it has ceased to send.
+    pub(super) lingers: Option<Linger>,
     pub(super) input: Input,
     pub(super) output: Output,
 }
@@ -127,8 +130,10 @@ pub(super) struct Input {
     pub(super) arrivals: Arrivals,
     /// When the command that is just being read came, if that was not now.
     pub(super) arrived: Option<Instant>,
-    /// How much of `bytes` the budget of all clients counts.
+    /// What of `bytes`, and of what `parser` keeps of them, the budget of all clients counts.
     pub(super) counted: usize,
+    /// The command that is being skipped is no larger than any may be, but too many bytes waited.
+    pub(super) is_crowded_out: bool,
     /// The client has been asked, through its host, to send no more for now.
     pub(super) paused: bool,
 }
@@ -218,6 +223,7 @@ impl Client {
             reply_mode: ReplyMode::On,
             silent: false,
             phase: Phase::Reading,
+            lingers: None,
             input: Input::default(),
             output: Output::default(),
         }

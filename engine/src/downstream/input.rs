@@ -1,7 +1,8 @@
 //! From a client's bytes to commands.
 
+use crate::budget::ByteBudget;
 use crate::command::{self, CommandSpec, Lookup};
-use crate::downstream::client::Phase;
+use crate::downstream::client::{Input, Phase};
 use crate::downstream::{Caller, Downstream, Queued, ReplyMode};
 use crate::ids::SessionId;
 use crate::resp::{self, Parsed, ProtocolError, RequestFrame, RequestParser};
@@ -9,6 +10,9 @@ use crate::time::Instant;
 
 /// A parked client that has sent this many bytes ahead is asked to wait.
 const READ_AHEAD: usize = 1024 * 1024;
+
+/// A buffer with room for more bytes gives back what it does not need.
+const KEPT_CAPACITY: usize = 2 * READ_AHEAD;
 
 /// What is to be done with bytes that have come.
 #[derive(Debug)]
@@ -58,10 +62,37 @@ impl Reader {
         (frame, lookup)
     }
 
+    /// Whether the last error was about what the client goes on to send.
+    pub(crate) fn exceeds_limit(&self) -> bool {
+        self.parser.exceeds_limit()
+    }
+
     /// Whether some of the bytes have waited for commands before them.
     #[inline]
     pub(crate) fn has_waited(&self) -> bool {
         self.has_waited
+    }
+}
+
+impl Input {
+    /// Adds to an unfinished command. It takes no more room than has been announced, and at most
+    /// twice what has come.
+    fn append(&mut self, data: &[u8]) {
+        let len = self.bytes.len() + data.len();
+        let announced = self.parser.announced();
+        if len > self.bytes.capacity() && len < announced {
+            let room = announced.min(self.bytes.len().saturating_mul(2)).max(len);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+    }
+
+    /// Counts what it takes.
+    fn count(&mut self, budget: &mut ByteBudget) {
+        let cost = if self.bytes.is_empty() { 0 } else { self.parser.cost_of_args() };
+        let now = self.bytes.len() + cost;
+        budget.replace(self.counted, now);
+        self.counted = now;
     }
 }
 
@@ -71,10 +102,13 @@ impl Downstream {
         self.stats.count().downstream_cx_rx_bytes_total += data.len() as u64;
         let Some(client) = self.clients.get_mut(id) else { return Unread::Dropped };
         match client.phase {
-            Phase::Closing => Unread::Dropped,
+            Phase::Closing => {
+                self.note_dropped(id);
+                Unread::Dropped
+            }
             Phase::Reading if client.input.bytes.is_empty() => Unread::AsTheyCame,
             Phase::Reading => {
-                client.input.bytes.extend_from_slice(data);
+                client.input.append(data);
                 Unread::Kept(std::mem::take(&mut client.input.bytes))
             }
             Phase::Parked => {
@@ -96,7 +130,8 @@ impl Downstream {
     #[inline]
     pub(crate) fn end_reading(&mut self, id: SessionId, reader: Reader, read: usize) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let Reader { parser, last, has_waited } = reader;
+        let Reader { mut parser, last, has_waited } = reader;
+        parser.shrink();
         (client.input.parser, client.input.last) = (parser, last);
         if has_waited {
             client.input.arrived = None;
@@ -126,14 +161,19 @@ impl Downstream {
         match self.clients.get_mut(id) {
             Some(client) if read < bytes.len() && !client.is_closing() => {
                 bytes.drain(..read);
+                if read > 0 && bytes.capacity() > KEPT_CAPACITY {
+                    // What a large command took does not stay with what is behind it.
+                    bytes.shrink_to(bytes.len().saturating_mul(2));
+                }
                 client.input.bytes = bytes;
             }
             _ => self.buffers.recycle(bytes),
         }
     }
 
-    /// Keeps the count of bytes that wait, and account of when they came. Returns `false` if they
-    /// are too many: the client's have been dropped then.
+    /// Keeps the count of bytes that wait, and account of when they came. If they are too many, an
+    /// unfinished command is not kept, and refused when its end has come. Returns `false` if there
+    /// is none: the client's bytes have been dropped then.
     pub(crate) fn count_input(&mut self, id: SessionId, now: Instant) -> bool {
         let Some(client) = self.clients.get_mut(id) else { return true };
         let is_parked = client.phase == Phase::Parked;
@@ -143,15 +183,37 @@ impl Downstream {
         } else if !input.arrivals.is_empty() {
             input.arrivals.clear();
         }
-        self.input.replace(input.counted, input.bytes.len());
-        input.counted = input.bytes.len();
+        input.count(&mut self.input);
         if !self.input.is_exceeded() || input.bytes.is_empty() {
+            return true;
+        }
+        self.stats.count().downstream_cx_input_overflow += 1;
+        if !is_parked && let Some(useless) = input.parser.skip(input.bytes.len()) {
+            input.bytes = input.bytes.split_off(useless);
+            input.is_crowded_out = true;
+            input.count(&mut self.input);
             return true;
         }
         self.input.give_back(std::mem::take(&mut input.counted));
         input.bytes = Vec::new();
-        self.stats.count().downstream_cx_input_overflow += 1;
         false
+    }
+
+    /// Why a command was not kept whose end has come.
+    pub(crate) fn take_refusal(&mut self, id: SessionId) -> String {
+        let client = self.clients.get_mut(id);
+        if client.is_some_and(|client| std::mem::take(&mut client.input.is_crowded_out)) {
+            let bound = self.input.limit();
+            return format!(
+                "ERR too many bytes of unfinished commands wait in this proxy: it keeps {bound} of \
+                 all its clients; send this one again later"
+            );
+        }
+        let bound = self.frame_limits.max_command_bytes;
+        format!(
+            "ERR the command is too large for this proxy: it takes {bound} bytes, where each \
+             argument counts for 32 more"
+        )
     }
 
     /// Asks a client to send no more for now if it has sent far ahead.

@@ -6,6 +6,7 @@
 mod arrivals;
 mod client;
 mod input;
+mod lingering;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 pub(crate) use client::{Caller, Modes, Profile, ReplyMode};
 use client::{Client, Phase};
 pub(crate) use input::Unread;
+use lingering::Look;
 
 use crate::arena::Arena;
 use crate::budget::ByteBudget;
@@ -28,6 +30,9 @@ use crate::time::Instant;
 /// While a client is paused its replies are kept back, because writing to it means reading what it
 /// has sent; but not more of them than this.
 const KEPT_BACK: usize = 1024 * 1024;
+
+/// Time between two warnings about clients that speak HTTP.
+const HTTP_WARNINGS: Duration = Duration::from_secs(60);
 
 /// So many bytes of what is known of a connection become part of its keys, at most.
 const LONGEST_ATTRIBUTE: usize = 1024;
@@ -52,6 +57,10 @@ pub(crate) struct Downstream {
     deferred: Vec<SessionId>,
     /// Parked clients that may read on.
     resumable: VecDeque<SessionId>,
+    /// Clients that are closed once they have ceased to send, the first to be looked at first.
+    lingering: VecDeque<Look>,
+    /// When the last warning about a client that speaks HTTP was logged.
+    warned_of_http: Option<Instant>,
     /// The bytes of the last [`Output::WriteDownstream`].
     lent: Vec<u8>,
 }
@@ -82,6 +91,8 @@ impl Downstream {
             partly_answered: Vec::new(),
             deferred: Vec::new(),
             resumable: VecDeque::new(),
+            lingering: VecDeque::new(),
+            warned_of_http: None,
             lent: Vec::new(),
         }
     }
@@ -351,12 +362,13 @@ impl Downstream {
 
     /// All commands of a client have been answered. It reads on, or is closed.
     #[inline]
-    pub(crate) fn note_answered(&mut self, id: SessionId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        match client.phase {
-            Phase::Reading => {}
-            Phase::Parked => self.resumable.push_back(id),
-            Phase::Closing => self.finish(id),
+    pub(crate) fn note_answered(&mut self, id: SessionId, now: Instant) {
+        let phase = self.clients.get(id).map(|client| client.phase);
+        match phase {
+            None | Some(Phase::Reading) => {}
+            Some(Phase::Parked) => self.resumable.push_back(id),
+            Some(Phase::Closing) if self.linger(id, now) => self.queue_write(id),
+            Some(Phase::Closing) => self.finish(id),
         }
     }
 
@@ -387,6 +399,22 @@ impl Downstream {
         if let Some(client) = self.clients.get_mut(id) {
             client.output.bytes.clear();
         }
+    }
+
+    /// Warns of a client that speaks HTTP, once a minute, as Redis does.
+    pub(crate) fn warn_of_http(&mut self, id: SessionId, now: Instant) {
+        if self.warned_of_http.is_some_and(|last| now < last + HTTP_WARNINGS) {
+            return;
+        }
+        self.warned_of_http = Some(now);
+        let remote = self.profile(id).and_then(|profile| profile.remote);
+        let from = remote.map(|address| format!(" from {address}")).unwrap_or_default();
+        let text = format!(
+            "closing a client{from} that speaks HTTP (POST or Host:): perhaps a web browser that \
+             was lured to this port; look where it comes from. More of them within a minute are \
+             not logged"
+        );
+        self.log(LogLevel::Warn, text);
     }
 
     pub(crate) fn log(&mut self, level: LogLevel, message: String) {

@@ -217,7 +217,7 @@ impl Exchange {
         }
         let is_owed_more = turn != Turn::Last;
         if !is_owed_more {
-            self.downstream.note_answered(client);
+            self.downstream.note_answered(client, self.now);
         } else if self.flight.window_opens(client, in_time) {
             self.downstream.note_window(client);
         }
@@ -377,7 +377,7 @@ impl Exchange {
         self.downstream.set_closing(id);
         self.flight.stop(id);
         if self.flight.is_idle(id) {
-            self.downstream.note_answered(id);
+            self.downstream.note_answered(id, self.now);
         }
     }
 }

@@ -139,7 +139,9 @@ impl Exchange {
         let requests = self.flight.oldest().map(|(_, deadline)| deadline);
         let held = self.flight.next_release();
         let delayed = self.delayed.iter().map(|delayed| delayed.until).min();
-        let waiting = [requests, held, delayed, self.next_dial_check, self.upstream.next_timeout()];
+        let upstream = self.upstream.next_timeout();
+        let clients = self.downstream.next_timeout();
+        let waiting = [requests, held, delayed, self.next_dial_check, upstream, clients];
         waiting.into_iter().flatten().min()
     }
 
@@ -154,6 +156,7 @@ impl Exchange {
         if self.next_dial_check.is_some_and(|at| at <= now) {
             self.check_dials();
         }
+        self.downstream.close_quiet(now);
     }
 
     /// Lets the timer of the statistics' report run if there is something to report.

@@ -148,21 +148,16 @@ impl Proxy {
             Lookup::Unknown | Lookup::Invalid(CommandError::UnknownCommand)
                 if command::is_http(frame) =>
             {
-                // As Redis would close the connection that all clients share.
+                // As Redis would close the connection that all clients share. It drops the replies
+                // that it has not written yet.
                 self.x.downstream.stats_mut().count().downstream_cx_protocol_error += 1;
-                self.x.close_after_replies(id);
+                self.x.downstream.warn_of_http(id, self.x.now());
+                self.x.kill(id);
                 None
             }
             Lookup::Unknown => Some(&UNKNOWN),
             Lookup::Invalid(error) => {
-                let caller = self.x.downstream.begin_command(id, "", self.x.now());
-                if caller.is_some_and(|caller| caller.modes.has(Modes::TRACKING)) {
-                    self.tracking.note_command(
-                        id,
-                        "",
-                        caller.is_some_and(|c| c.modes.has(Modes::MULTI)),
-                    );
-                }
+                self.begin_invalid(id);
                 self.x.downstream.stats_mut().count_invalid(error);
                 match error {
                     CommandError::Arity(spec) if spec.name == "exec" => {
@@ -174,6 +169,23 @@ impl Proxy {
                 None
             }
         }
+    }
+
+    /// A command has been read that is no command of any row.
+    fn begin_invalid(&mut self, id: SessionId) {
+        let caller = self.x.downstream.begin_command(id, "", self.x.now());
+        if let Some(caller) = caller.filter(|caller| caller.modes.has(Modes::TRACKING)) {
+            self.tracking.note_command(id, "", caller.modes.has(Modes::MULTI));
+        }
+    }
+
+    /// A command has ended that was too large to be kept.
+    #[cold]
+    pub(super) fn refuse_large(&mut self, id: SessionId) {
+        self.begin_invalid(id);
+        self.transactions.abort(id);
+        let text = self.x.downstream.take_refusal(id);
+        self.x.answer(id, |out| encode::error(out, text.as_bytes()));
     }
 
     #[inline]

@@ -106,7 +106,11 @@ impl Proxy {
             }
             match reader.parse(rest, &limits) {
                 Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Ignored { len }) => read += len,
+                Ok(Parsed::Ignored { len } | Parsed::Skipped { len }) => read += len,
+                Ok(Parsed::TooLarge { len }) => {
+                    read += len;
+                    self.refuse_large(id);
+                }
                 Ok(Parsed::Command { len }) => {
                     if reader.has_waited() {
                         self.x.downstream.note_arrival(id, read + len);
@@ -126,6 +130,9 @@ impl Proxy {
                 Err(error) => {
                     self.x.downstream.stats_mut().count().downstream_cx_protocol_error += 1;
                     self.x.answer(id, |out| encode::protocol_error(out, error));
+                    if reader.exceeds_limit() {
+                        self.x.downstream.set_lingering(id);
+                    }
                     self.x.close_after_replies(id);
                 }
             }

@@ -45,21 +45,29 @@ pub struct Limits {
     /// Redis limits only what it receives: a reply (`LRANGE`, `HGETALL`) can be longer than any
     /// command, so a scanner is given a higher limit where long replies are expected.
     pub max_array_len: usize,
+    /// Bytes of one command, where each argument counts for 32 more: a larger one is not kept, and
+    /// its end is looked for. No limit of Redis.
+    pub max_command_bytes: usize,
     /// Bytes of a line without its CRLF: an inline command, a header, a simple string or an error.
     pub max_line_len: usize,
 }
 
 impl Limits {
     /// For frames that have already been accepted.
-    pub(crate) const UNBOUNDED: Self =
-        Self { max_bulk_len: usize::MAX, max_array_len: usize::MAX, max_line_len: usize::MAX };
+    pub(crate) const UNBOUNDED: Self = Self {
+        max_bulk_len: usize::MAX,
+        max_array_len: usize::MAX,
+        max_command_bytes: usize::MAX,
+        max_line_len: usize::MAX,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_bulk_len: 512 * 1024 * 1024,
-            max_array_len: 1024 * 1024,
+            max_array_len: i32::MAX as usize,
+            max_command_bytes: 128 * 1024 * 1024,
             max_line_len: 64 * 1024,
         }
     }

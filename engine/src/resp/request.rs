@@ -14,6 +14,10 @@ const KEPT_ARGS: usize = 1024;
 /// Bytes that a parser keeps room for between two inline commands.
 const KEPT_INLINE_BYTES: usize = 1024;
 
+/// What an argument counts for beside its bytes: its range, and what it takes to cut a command with
+/// many keys into parts.
+const ARG_COST: usize = 32;
+
 /// The payload of one argument, relative to the first byte of its frame.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct ArgRange {
@@ -103,6 +107,17 @@ pub enum Parsed {
         /// The bytes of the buffer that it took.
         len: usize,
     },
+    /// `len` bytes of a command that is larger than [`Limits::max_command_bytes`]: it is not kept.
+    /// Its end has not arrived.
+    Skipped {
+        /// The bytes of the buffer that are of no use.
+        len: usize,
+    },
+    /// The last `len` bytes of such a command.
+    TooLarge {
+        /// The bytes of the buffer that are of no use.
+        len: usize,
+    },
     /// The frame's end has not arrived.
     Incomplete,
 }
@@ -132,6 +147,8 @@ pub struct RequestParser {
     head: Head,
     /// The frame begins with `head`.
     repeats: bool,
+    /// A number of arguments or a length was over a limit.
+    exceeds_limit: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -141,6 +158,9 @@ enum State {
     Begin,
     /// So many arguments' headers have not arrived.
     Args { missing: usize },
+    /// The frame is too large: `left` bytes of the current argument have not arrived, nor have the
+    /// headers of `missing` more. `position` is out of reach.
+    Skip { missing: usize, left: usize },
     /// The frame is the first `position` bytes of the buffer.
     Command,
     /// The frame is `canonical`.
@@ -188,7 +208,8 @@ impl RequestParser {
             if count <= 0 {
                 return Ok(Parsed::Ignored { len: header.len });
             }
-            let missing = at_most(count, limits.max_array_len)
+            let missing = self
+                .at_most(count, limits.max_array_len)
                 .ok_or(ProtocolError::InvalidMultibulkLength)?;
             self.state = State::Args { missing };
             self.position = header.len;
@@ -202,7 +223,7 @@ impl RequestParser {
         let bytes = match self.state {
             State::Command => buf.get(..self.position).unwrap_or_default(),
             State::InlineCommand => &self.canonical,
-            State::Begin | State::Args { .. } => &[],
+            State::Begin | State::Args { .. } | State::Skip { .. } => &[],
         };
         RequestFrame::new(bytes, &self.args)
     }
@@ -217,8 +238,50 @@ impl RequestParser {
     pub fn is_idle(&self) -> bool {
         match self.state {
             State::Begin => self.searched == 0,
-            State::Args { .. } => false,
+            State::Args { .. } | State::Skip { .. } => false,
             State::Command | State::InlineCommand => true,
+        }
+    }
+
+    /// What an unfinished command counts for beside its bytes.
+    pub fn cost_of_args(&self) -> usize {
+        match self.state {
+            State::Args { .. } => self.args.len() * ARG_COST,
+            _ => 0,
+        }
+    }
+
+    /// Where the part of the frame that has been announced ends, if that is more than has come.
+    pub fn announced(&self) -> usize {
+        match self.state {
+            State::Args { .. } => self.position,
+            _ => 0,
+        }
+    }
+
+    /// Whether the last error was about a number of arguments or a length over a limit, so that the
+    /// peer goes on to send all that.
+    pub fn exceeds_limit(&self) -> bool {
+        self.exceeds_limit
+    }
+
+    /// Keeps no more of the unfinished command at the start of a buffer of `len` bytes, as if it
+    /// were larger than [`Limits::max_command_bytes`]. Returns how many of these bytes are of no
+    /// use; `None` if no command has begun whose end could be found.
+    pub fn skip(&mut self, len: usize) -> Option<usize> {
+        let State::Args { missing } = self.state else { return None };
+        let useless = self.position.min(len);
+        self.start_skipping(missing, self.position - useless);
+        Some(useless)
+    }
+
+    /// Gives back the room that a command took whose frame is needed no longer.
+    #[inline]
+    pub fn shrink(&mut self) {
+        if self.args.capacity() > KEPT_ARGS
+            && matches!(self.state, State::Command | State::InlineCommand)
+        {
+            self.begin();
         }
     }
 
@@ -256,24 +319,22 @@ impl RequestParser {
             let Some(rest) = buf.get(self.position..) else {
                 return Ok(Parsed::Incomplete);
             };
-            let Some(header) = self.header(rest, limits, ProtocolError::TooBigBulkCount)? else {
+            let Some((header, len)) = self.bulk_header(rest, limits)? else {
                 return Ok(Parsed::Incomplete);
             };
-            if let Some(&tag) = rest.first()
-                && tag != b'$'
-            {
-                return Err(ProtocolError::ExpectedBulk(tag));
-            }
-            let (range, end) = header
-                .number
-                .and_then(|len| at_most(len, limits.max_bulk_len))
-                .and_then(|len| ArgRange::with_end(self.position + header.len, len))
+            let (range, end) = ArgRange::with_end(self.position + header, len)
                 .ok_or(ProtocolError::InvalidBulkLength)?;
             self.args.push(range);
             self.position = end;
             self.state = State::Args { missing: missing - 1 };
+            if end.saturating_add(self.args.len() * ARG_COST) > limits.max_command_bytes {
+                return Ok(self.refuse(buf, limits));
+            }
         }
         if buf.len() < self.position {
+            if let State::Skip { .. } = self.state {
+                return self.skip_on(buf, limits);
+            }
             // The last bulk is cut.
             return Ok(Parsed::Incomplete);
         }
@@ -282,6 +343,70 @@ impl RequestParser {
             self.note_head(buf);
         }
         Ok(Parsed::Command { len: self.position })
+    }
+
+    /// The header of a bulk at the start of `rest`, or `None` if it is cut: its length and that of
+    /// the bulk.
+    #[inline]
+    fn bulk_header(
+        &mut self,
+        rest: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<(usize, usize)>, ProtocolError> {
+        let Some(header) = self.header(rest, limits, ProtocolError::TooBigBulkCount)? else {
+            return Ok(None);
+        };
+        if let Some(&tag) = rest.first()
+            && tag != b'$'
+        {
+            return Err(ProtocolError::ExpectedBulk(tag));
+        }
+        let len = header.number.and_then(|len| self.at_most(len, limits.max_bulk_len));
+        Ok(Some((header.len, len.ok_or(ProtocolError::InvalidBulkLength)?)))
+    }
+
+    /// The command is too large: skips what has come of it.
+    #[cold]
+    fn refuse(&mut self, buf: &[u8], limits: &Limits) -> Parsed {
+        let Some(len) = self.skip(buf.len()) else { return Parsed::Incomplete };
+        match self.skip_on(buf.get(len..).unwrap_or_default(), limits) {
+            Ok(Parsed::Skipped { len: more }) => Parsed::Skipped { len: len + more },
+            Ok(Parsed::TooLarge { len: more }) => Parsed::TooLarge { len: len + more },
+            // What is wrong further on is said when the rest is read.
+            Ok(_) | Err(_) => Parsed::Skipped { len },
+        }
+    }
+
+    fn start_skipping(&mut self, missing: usize, left: usize) {
+        self.begin();
+        self.position = usize::MAX;
+        self.state = State::Skip { missing, left };
+    }
+
+    /// Reads on in a command that is too large.
+    #[cold]
+    fn skip_on(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
+        let mut len = 0;
+        while let State::Skip { missing, left } = self.state {
+            let rest = buf.get(len..).unwrap_or_default();
+            let useless = left.min(rest.len());
+            len += useless;
+            if useless < left {
+                self.state = State::Skip { missing, left: left - useless };
+                break;
+            }
+            let Some(missing) = missing.checked_sub(1) else {
+                self.begin();
+                return Ok(Parsed::TooLarge { len });
+            };
+            let rest = rest.get(useless..).unwrap_or_default();
+            let Some((header, bulk)) = self.bulk_header(rest, limits)? else {
+                self.state = State::Skip { missing: missing + 1, left: 0 };
+                break;
+            };
+            self.state = State::Skip { missing, left: header + bulk + 2 };
+        }
+        Ok(if len == 0 { Parsed::Incomplete } else { Parsed::Skipped { len } })
     }
 
     fn note_head(&mut self, frame: &[u8]) {
@@ -331,6 +456,16 @@ impl RequestParser {
         Ok(Some(Header { number, len: end + 2 }))
     }
 
+    /// `number` as a length that is not over `limit`.
+    #[inline]
+    fn at_most(&mut self, number: i64, limit: usize) -> Option<usize> {
+        let len = usize::try_from(number).ok().filter(|&len| len <= limit);
+        if len.is_none() {
+            self.exceeds_limit = number > 0;
+        }
+        len
+    }
+
     fn parse_inline(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
         let found = self.find(b'\n', buf, limits).map_err(|TooLong| ProtocolError::TooBigInline)?;
         let Some(end) = found else {
@@ -368,11 +503,6 @@ impl RequestParser {
 
 /// A line is longer than [`Limits::max_line_len`].
 struct TooLong;
-
-/// `number` as a length that is not over `limit`.
-fn at_most(number: i64, limit: usize) -> Option<usize> {
-    usize::try_from(number).ok().filter(|&len| len <= limit)
-}
 
 #[cfg(test)]
 mod tests {
@@ -448,7 +578,7 @@ mod tests {
                     assert!(parser.is_idle());
                     stream = &stream[len..];
                 }
-                Parsed::Incomplete => break,
+                _ => break,
             }
         }
         assert_eq!(seen, [&b"PING"[..], b"-", b"-", b"GET a", b"GET b"]);
@@ -525,7 +655,7 @@ mod tests {
         use ProtocolError::{
             ExpectedBulk, InvalidBulkLength, InvalidMultibulkLength, UnbalancedQuotes,
         };
-        for count in ["", "abc", "+1", "01", "-0", " 1", "1 ", "1\0", "2147483648", "1048577"] {
+        for count in ["", "abc", "+1", "01", "-0", " 1", "1 ", "1\0", "2147483648"] {
             assert_eq!(
                 error(format!("*{count}\r\n").as_bytes()),
                 InvalidMultibulkLength,
@@ -573,9 +703,95 @@ mod tests {
         assert_eq!(parse_with(b"*2\r\n$4\r\n", &limits).0, Err(ProtocolError::InvalidBulkLength));
     }
 
+    /// What is seen of a stream that comes in chunks: a command by its name, `!` for one that is too
+    /// large, and the most bytes that waited.
+    fn see(stream: &[u8], limits: &Limits, chunk: usize) -> (Vec<String>, usize) {
+        let (mut parser, mut buf, mut seen, mut most) =
+            (RequestParser::new(), Vec::new(), Vec::new(), 0);
+        for bytes in stream.chunks(chunk) {
+            buf.extend_from_slice(bytes);
+            while !buf.is_empty() {
+                let taken = match parser.parse(&buf, limits).unwrap() {
+                    Parsed::Incomplete => break,
+                    Parsed::Ignored { len } | Parsed::Skipped { len } => len,
+                    Parsed::TooLarge { len } => {
+                        seen.push("!".to_owned());
+                        assert!(parser.is_idle());
+                        len
+                    }
+                    Parsed::Command { len } => {
+                        let name = parser.frame(&buf).arg(0).unwrap();
+                        seen.push(String::from_utf8(name.to_vec()).unwrap());
+                        len
+                    }
+                };
+                assert!(taken > 0);
+                buf.drain(..taken);
+            }
+            most = most.max(buf.len());
+        }
+        assert!(buf.is_empty());
+        (seen, most)
+    }
+
+    #[test]
+    fn a_command_that_is_too_large_is_skipped_and_the_next_one_read() {
+        let limits = Limits { max_command_bytes: 400, ..Limits::default() };
+        let long =
+            [&b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000\r\n"[..], &[b'*'; 1000], b"\r\n"].concat();
+        let middle =
+            [&b"*3\r\n$1000\r\n"[..], &[b'$'; 1000], b"\r\n$0\r\n\r\n$1\r\na\r\n"].concat();
+        let many = [&b"*100\r\n"[..], &b"$1\r\na\r\n".repeat(100)].concat();
+        let stream = [GET, &long, GET, &middle, &middle, &many, b"PING\r\n", GET].concat();
+        for chunk in 1..stream.len() {
+            let (seen, most) = see(&stream, &limits, chunk);
+            assert_eq!(seen, ["GET", "!", "GET", "!", "!", "!", "PING", "GET"], "{chunk}");
+            assert!(most < 400, "{most} bytes waited");
+        }
+    }
+
+    #[test]
+    fn each_argument_counts_for_more_than_its_bytes() {
+        // 4 bytes, and 7 with 32 more for each argument.
+        let limits = Limits { max_command_bytes: 4 + 9 * (7 + ARG_COST), ..Limits::default() };
+        let fits = [&b"*9\r\n"[..], &b"$1\r\na\r\n".repeat(9)].concat();
+        assert_eq!(parse_with(&fits, &limits).0, Ok(Parsed::Command { len: fits.len() }));
+        let less = Limits { max_command_bytes: limits.max_command_bytes - 1, ..limits };
+        assert_eq!(see(&fits, &less, 1).0, ["!"]);
+    }
+
+    #[test]
+    fn what_is_no_command_is_no_command_behind_what_is_skipped() {
+        let limits = Limits { max_command_bytes: 50, ..Limits::default() };
+        let mut parser = RequestParser::new();
+        let start = b"*3\r\n$100\r\n";
+        assert_eq!(parser.parse(start, &limits), Ok(Parsed::Skipped { len: start.len() }));
+        assert!(!parser.is_idle());
+        assert_eq!(parser.parse(&[b'x'; 102], &limits), Ok(Parsed::Skipped { len: 102 }));
+        assert_eq!(parser.parse(b"$1", &limits), Ok(Parsed::Incomplete));
+        assert_eq!(parser.parse(b"$1\r\na\r\n", &limits), Ok(Parsed::Skipped { len: 7 }));
+        assert_eq!(parser.parse(b":1\r\n", &limits), Err(ProtocolError::ExpectedBulk(b':')));
+    }
+
+    #[test]
+    fn a_command_may_be_skipped_in_its_middle() {
+        let limits = Limits::default();
+        for cut in 4..GET.len() {
+            let mut parser = RequestParser::new();
+            assert_eq!(parser.parse(&GET[..cut], &limits), Ok(Parsed::Incomplete));
+            let skipped = parser.skip(cut).unwrap();
+            let rest = &[&GET[skipped..], GET].concat();
+            let end = GET.len() - skipped;
+            assert_eq!(parser.parse(rest, &limits), Ok(Parsed::TooLarge { len: end }), "{cut}");
+            let next = parser.parse(&rest[end..], &limits);
+            assert_eq!(next, Ok(Parsed::Command { len: GET.len() }));
+        }
+        assert_eq!(RequestParser::new().skip(0), None);
+    }
+
     #[test]
     fn a_frame_over_four_gigabytes_is_refused() {
-        let limits = Limits { max_bulk_len: usize::MAX, ..Limits::default() };
+        let limits = Limits::UNBOUNDED;
         let stream = b"*1\r\n$4294967290\r\n";
         assert_eq!(parse_with(stream, &limits).0, Err(ProtocolError::InvalidBulkLength));
     }

@@ -503,7 +503,8 @@ mod tests {
 
     #[test]
     fn the_limits_are_the_greatest_allowed() {
-        let limits = Limits { max_bulk_len: 4, max_array_len: 2, max_line_len: 6 };
+        let limits =
+            Limits { max_bulk_len: 4, max_array_len: 2, max_line_len: 6, ..Limits::default() };
         for frame in
             ["$4\r\nabcd\r\n", "*2\r\n:1\r\n:2\r\n", "%2\r\n_\r\n_\r\n_\r\n_\r\n", "+12345\r\n"]
         {

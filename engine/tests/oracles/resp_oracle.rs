@@ -307,7 +307,9 @@ fn parse(stream: &[u8], cuts: &[usize]) -> Result<Vec<Args>, ProtocolError> {
                     commands.push(parser.frame(buf).args().map(<[u8]>::to_vec).collect());
                     start += len;
                 }
-                Parsed::Ignored { len } => start += len,
+                Parsed::Ignored { len } | Parsed::Skipped { len } | Parsed::TooLarge { len } => {
+                    start += len;
+                }
                 Parsed::Incomplete => break,
             }
         }
@@ -329,7 +331,7 @@ fn first_command(stream: &[u8]) -> Result<Option<Args>, ProtocolError> {
     let mut parser = RequestParser::new();
     Ok(match parser.parse(stream, &Limits::default())? {
         Parsed::Command { .. } => Some(parser.frame(stream).args().map(<[u8]>::to_vec).collect()),
-        Parsed::Ignored { .. } | Parsed::Incomplete => None,
+        _ => None,
     })
 }
 

@@ -10,6 +10,7 @@ mod faults;
 mod handover;
 mod identities;
 mod keyless;
+mod large_commands;
 mod mirroring;
 mod mixed;
 mod numbers;

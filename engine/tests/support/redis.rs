@@ -296,7 +296,9 @@ impl FakeCluster {
             }
             match parser.parse(rest, &Limits::default()).expect("the proxy sends commands") {
                 Parsed::Incomplete => break,
-                Parsed::Ignored { .. } => panic!("the proxy sends no empty commands"),
+                Parsed::Ignored { .. } | Parsed::Skipped { .. } | Parsed::TooLarge { .. } => {
+                    panic!("the proxy sends no empty commands, nor such large ones")
+                }
                 Parsed::Command { len } => {
                     let rest = rest.to_vec();
                     self.answer(node, peer, &parser.frame(&rest));

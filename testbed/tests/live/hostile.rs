@@ -169,9 +169,106 @@ fn what_is_no_command_gets_redis_own_words_and_a_closed_connection() {
 fn a_web_browser_gets_nothing_and_a_closed_connection() {
     let redis = RedisServer::start(&[]).unwrap();
     besiege(|proxy| {
-        for _ in 0..100 {
-            assert_same_answer(proxy, &redis, b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        for method in ["POST", "GET", "HEAD"] {
+            let request = format!("{method} / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n");
+            assert_eq!(talk(redis.addr(), request.as_bytes()), "", "{method}");
+            (0..50).for_each(|_| assert_same_answer(proxy, &redis, request.as_bytes()));
         }
+        // Each of a read of its own.
+        let in_turn = |addr| {
+            let mut client = Client::connect(addr);
+            let answer = client.call(&["GET", "/", "HTTP/1.1"]);
+            (answer, talk(addr, b"Host: localhost\r\n\r\n"))
+        };
+        assert_eq!(in_turn(proxy.addr()), in_turn(redis.addr()));
+        assert_eq!(proxy.log().matches("speaks HTTP").count(), 1, "{}", proxy.log());
+    });
+}
+
+/// Redis takes up to 2,147,483,647 arguments.
+#[test]
+fn commands_with_over_a_million_arguments_are_answered_as_by_one_redis() {
+    const MANY: usize = 1_100_000;
+    let redis = RedisServer::start(&[]).unwrap();
+    let cluster = RedisCluster::start(ClusterOptions::default()).unwrap();
+    let config = PluginConfig::from_seeds(&cluster.seeds());
+    let config = config.as_str().replacen("\"5s\"", "\"60s\"", 1);
+    assert!(config.contains("60s"), "{config}");
+    let proxy = Envoy::start(EnvoyOptions::new(PluginConfig::from_text(config))).unwrap();
+    let frame = |name: &str, fixed: &[&str], args: &mut dyn Iterator<Item = String>| {
+        let args = fixed.iter().map(|one| (*one).to_owned()).chain(args);
+        let args: Vec<String> = args.collect();
+        assert!(args.len() > MANY - 1);
+        let mut bytes = format!("*{}\r\n${}\r\n{name}\r\n", 1 + args.len(), name.len());
+        for one in args {
+            bytes.push_str(&format!("${}\r\n{one}\r\n", one.len()));
+        }
+        bytes.into_bytes()
+    };
+    let keys = || (0..MANY).map(|number| format!("{{{}}}{number}", number % 100));
+    let commands = [
+        frame("MSET", &[], &mut keys().flat_map(|key| [key, "v".to_owned()])),
+        frame("MGET", &[], &mut keys()),
+        frame("RPUSH", &["list"], &mut (0..MANY).map(|_| "v".to_owned())),
+        frame("DEL", &[], &mut keys()),
+        command(&["LLEN", "list"]),
+    ];
+    let mut clients = [proxy.addr(), redis.addr()].map(connect);
+    for bytes in commands {
+        let name = bytes.get(..40).unwrap_or(&bytes).escape_ascii().to_string();
+        let [ours, theirs] = clients.each_mut().map(|client| {
+            client.write_all(&bytes).unwrap();
+            // What QUIT would be, but the connection goes on.
+            client.write_all(&command(&["ECHO", "the end"])).unwrap();
+            let (mut answer, mut chunk) = (Vec::new(), vec![0; 1 << 16]);
+            while !answer.ends_with(b"$7\r\nthe end\r\n") {
+                let len = client.read(&mut chunk).unwrap();
+                assert!(len > 0, "{name}: closed after {}", answer.escape_ascii());
+                answer.extend_from_slice(&chunk[..len]);
+            }
+            answer
+        });
+        let shown = ours.get(..200).unwrap_or(&ours).escape_ascii();
+        assert!(ours == theirs, "{name}: {} bytes, {} of Redis: {shown}", ours.len(), theirs.len());
+    }
+}
+
+/// It does not fit into the memory of a worker: none of it is kept.
+#[test]
+fn a_value_of_half_a_gigabyte_is_refused_with_the_bound_and_the_client_goes_on() {
+    const VALUE: usize = 511 * 1024 * 1024;
+    besiege(|proxy| {
+        let mut client = connect(proxy.addr());
+        client.write_all(&command(&["ECHO", "before"])).unwrap();
+        let head = format!("*3\r\n$3\r\nSET\r\n$12\r\n{{hostile}}big\r\n${VALUE}\r\n");
+        client.write_all(head.as_bytes()).unwrap();
+        let chunk = vec![b'x'; 1024 * 1024];
+        (0..VALUE / chunk.len()).for_each(|_| client.write_all(&chunk).unwrap());
+        client.write_all(b"\r\n").unwrap();
+        client.write_all(&command(&["ECHO", "behind"])).unwrap();
+        let expected = "$6\r\nbefore\r\n-ERR the command is too large for this proxy: it takes \
+                        134217728 bytes, where each argument counts for 32 more\r\n$6\r\nbehind\r\n";
+        let mut answer = vec![0; expected.len()];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected);
+        assert_eq!(Client::connect(proxy.addr()).call(&["GET", "{hostile}big"]), b"$-1\r\n");
+        client
+    });
+}
+
+/// A connection that is closed with unread bytes is reset, and what was written to it may be lost.
+#[test]
+fn a_client_that_sends_more_than_redis_takes_can_send_all_of_it_and_read_why_it_is_closed() {
+    const VALUE: usize = 513 * 1024 * 1024;
+    besiege(|proxy| {
+        let mut client = connect(proxy.addr());
+        let head = format!("*3\r\n$3\r\nSET\r\n$12\r\n{{hostile}}big\r\n${VALUE}\r\n");
+        client.write_all(head.as_bytes()).unwrap();
+        let chunk = vec![b'x'; 1024 * 1024];
+        (0..64).for_each(|_| client.write_all(&chunk).unwrap());
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "-ERR Protocol error: invalid bulk length\r\n");
     });
 }
 

@@ -703,8 +703,8 @@ mod tests {
         assert_eq!(parse_with(b"*2\r\n$4\r\n", &limits).0, Err(ProtocolError::InvalidBulkLength));
     }
 
-    /// What is seen of a stream that comes in chunks: a command by its name, `!` for one that is too
-    /// large, and the most bytes that waited.
+    /// What is seen of a stream that comes in chunks: a command by its name, `!` for one that is
+    /// too large, and the most bytes that waited.
     fn see(stream: &[u8], limits: &Limits, chunk: usize) -> (Vec<String>, usize) {
         let (mut parser, mut buf, mut seen, mut most) =
             (RequestParser::new(), Vec::new(), Vec::new(), 0);

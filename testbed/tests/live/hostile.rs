@@ -247,7 +247,8 @@ fn a_value_of_half_a_gigabyte_is_refused_with_the_bound_and_the_client_goes_on()
         client.write_all(b"\r\n").unwrap();
         client.write_all(&command(&["ECHO", "behind"])).unwrap();
         let expected = "$6\r\nbefore\r\n-ERR the command is too large for this proxy: it takes \
-                        134217728 bytes, where each argument counts for 32 more\r\n$6\r\nbehind\r\n";
+                        134217728 bytes, where each argument counts for 32 more\r\n\
+                        $6\r\nbehind\r\n";
         let mut answer = vec![0; expected.len()];
         client.read_exact(&mut answer).unwrap();
         assert_eq!(String::from_utf8_lossy(&answer), expected);

@@ -181,7 +181,9 @@ fn a_web_browser_gets_nothing_and_a_closed_connection() {
             (answer, talk(addr, b"Host: localhost\r\n\r\n"))
         };
         assert_eq!(in_turn(proxy.addr()), in_turn(redis.addr()));
-        assert_eq!(proxy.log().matches("speaks HTTP").count(), 1, "{}", proxy.log());
+        // Once a minute, by each of two workers.
+        let warnings = proxy.log().matches("speaks HTTP").count();
+        assert!((1..=2).contains(&warnings), "{}", proxy.log());
     });
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Address, Cluster, NodeId, Topology};
 use crate::time::Instant;
 
-/// When no node of the cluster has answered for so long, and nodes of another one have, that has
-/// taken its place.
+/// When no node of the cluster has answered for so long, and a seed that is a node of another one
+/// has, that has taken its place.
 const REPLACED_AFTER: Duration = Duration::from_secs(10);
 
 /// What a node has to answer before it gets a client's command.
@@ -47,10 +47,11 @@ impl Cluster {
         named.any(|id| self.nodes.iter().any(|node| node.member && node.id.as_ref() == Some(id)))
     }
 
-    /// Whether to take a topology of another cluster: this one is not there any more.
-    pub(crate) fn is_replaced(&self, now: Instant) -> bool {
-        self.foreign_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= REPLACED_AFTER)
+    /// Whether to take a topology of another cluster, which the node at `from` has given: this one
+    /// is not there any more. Only a seed can say so: the configuration names it.
+    pub(crate) fn is_replaced(&self, from: &Address, now: Instant) -> bool {
+        let is_over = |since| now.saturating_duration_since(since) >= REPLACED_AFTER;
+        self.config.seeds.contains(from) && self.foreign_since.is_some_and(is_over)
     }
 
     /// Nobody but nodes of another cluster has answered.

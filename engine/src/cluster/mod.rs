@@ -36,6 +36,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// A node that said "not now" to a read is passed over for so long.
 const AVOIDED: Duration = Duration::from_millis(500);
+/// Warnings about nodes that are not trusted are logged this often at most.
+const QUIET: Duration = Duration::from_secs(10);
 /// The entry of a slot that no shard is known to own.
 const NOBODY: u16 = u16::MAX;
 
@@ -61,8 +63,8 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Since when nobody but nodes of another cluster has answered.
     foreign_since: Option<Instant>,
-    /// Nodes that may not be dialled are not logged before.
-    pub(crate) quiet_until: Instant,
+    /// No warning about its nodes is logged before.
+    quiet_until: Instant,
     /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
     /// ever new addresses is not followed further.
     unknown_nodes: usize,
@@ -140,6 +142,15 @@ impl Cluster {
             let _ = cluster.install(&topology, Instant::default());
         }
         cluster
+    }
+
+    /// Whether a warning about a node may be logged now. Not again for a while, if so.
+    pub(crate) fn may_warn(&mut self, now: Instant) -> bool {
+        let may = now >= self.quiet_until;
+        if may {
+            self.quiet_until = now + QUIET;
+        }
+        may
     }
 
     /// Whether a topology is known at all.

@@ -59,11 +59,8 @@ impl Topology {
         if let Some(error) = reply.error_line() {
             return Err(TopologyError::Refused(String::from_utf8_lossy(error).into_owned()));
         }
-        let ranges = reply
-            .elements()
-            .map(|range| SlotRange::parse(Reply::new(range), asked))
-            .collect::<Option<Vec<_>>>()
-            .ok_or(TopologyError::Malformed)?;
+        let ranges = reply.elements().map(|range| SlotRange::parse(Reply::new(range), asked));
+        let ranges = ranges.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
         if ranges.is_empty() {
             return Err(TopologyError::NoSlots);
         }
@@ -94,17 +91,23 @@ impl Topology {
 }
 
 impl SlotRange {
-    fn parse(range: Reply<'_>, asked: &Address) -> Option<Self> {
+    /// Reads `[start, end, primary, replica, ...]`; `None` if nobody knows where the primary is: it
+    /// has failed, and no replica has taken its place.
+    fn parse(range: Reply<'_>, asked: &Address) -> Result<Option<Self>, TopologyError> {
         let mut fields = range.elements().map(Reply::new);
         let mut bound = || u16::try_from(fields.next()?.integer()?).ok();
-        let (start, end) = (bound()?, bound()?);
-        if start > end || usize::from(end) >= SLOTS {
-            return None;
+        let (Some(start), Some(end)) = (bound(), bound()) else {
+            return Err(TopologyError::Malformed);
+        };
+        let primary = fields.next().filter(|_| start <= end && usize::from(end) < SLOTS);
+        let primary = primary.ok_or(TopologyError::Malformed)?;
+        if primary.elements().nth(1).and_then(|port| Reply::new(port).integer()) == Some(0) {
+            return Ok(None);
         }
-        let primary = parse_node(fields.next()?, asked)?;
+        let primary = parse_node(primary, asked).ok_or(TopologyError::Malformed)?;
         // A replica whose address is not known yet is no reason to refuse the shard.
         let replicas = fields.filter_map(|node| parse_node(node, asked)).collect();
-        Some(Self { slots: start..=end, primary, replicas })
+        Ok(Some(Self { slots: start..=end, primary, replicas }))
     }
 }
 
@@ -123,8 +126,9 @@ fn info_field<'a>(info: Reply<'a>, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
 
-/// Reads `[host, port, id, [metadata]]`. The last two may be missing. A null or empty host means the one that was asked; `?`, an
-/// unknown hostname, is replaced by the IP address in the metadata where there is one.
+/// Reads `[host, port, id, [metadata]]`. The last two may be missing. A null or empty host means
+/// the one that was asked; `?`, an unknown hostname, is replaced by the IP address in the metadata
+/// where there is one.
 fn parse_node(node: Reply<'_>, asked: &Address) -> Option<Member> {
     let mut fields = node.elements().map(Reply::new);
     let host = fields.next()?;
@@ -195,6 +199,18 @@ mod tests {
         assert_eq!(primary("*4 $1 ? :7001 $1 a *0 ").unwrap(), "10.0.0.1:7001");
         let with_ip = "*4 $1 ? :7001 $1 a *2 $2 ip $8 10.0.0.2 ";
         assert_eq!(primary(with_ip).unwrap(), "10.0.0.2:7001");
+    }
+
+    #[test]
+    fn a_primary_that_nobody_knows_how_to_reach_costs_its_own_slots_only() {
+        let topology = parse(
+            "*2 *4 :0 :8191 *3 $0  :0 $1 a *3 $9 127.0.0.1 :7003 $1 d \
+             *3 :8192 :16383 *3 $9 127.0.0.1 :7001 $1 b ",
+        )
+        .unwrap();
+        assert_eq!(topology.ranges.len(), 1);
+        assert_eq!(topology.ranges[0].slots, 8192..=16383);
+        assert_eq!(parse("*1 *3 :0 :16383 *3 $0  :0 $1 a "), Err(TopologyError::NoSlots));
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //!
 //! Nothing of a client has been written before: see [`super::handshake`].
 
-use crate::cluster::{NodeId, Topology};
+use crate::cluster::Topology;
 use crate::ids::ConnectionId;
+use crate::output::LogLevel;
 use crate::resp::Reply;
 use crate::time::Instant;
 use crate::upstream::Upstream;
-use crate::upstream::connection::Purpose;
+use crate::upstream::connection::{Connection, Purpose};
 use crate::upstream::receive::Received;
 
 /// What a node has answered to the question who it is.
@@ -16,7 +17,7 @@ use crate::upstream::receive::Received;
 enum Answer<'a> {
     /// An id.
     Id(&'a [u8]),
-    /// The user may not ask, or the server does not know the question.
+    /// The user may not ask, or the server knows the command but not this question.
     Unknown,
     /// A script runs, and nothing else does.
     Busy,
@@ -37,29 +38,22 @@ impl Upstream {
         let Some(connection) = self.connections.get(id) else { return Received::Closed };
         let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
         let expected = cluster.id_at(&connection.address);
-        let answer = Answer::of(Reply::new(reply));
-        let what = match answer {
-            Answer::Id(text) => {
-                let found = NodeId::parse(text);
-                if expected.is_none() || found.as_ref() == expected {
-                    return Received::Own;
-                }
-                format!("its id is {}", String::from_utf8_lossy(text))
-            }
-            Answer::Unknown => {
-                self.stats.count(connection.cluster).upstream_cx_unidentified += 1;
-                return Received::Own;
-            }
-            // The command that ends the script must reach the node.
-            Answer::Busy if self.is_urgent(connection.purpose) => return Received::Own,
-            Answer::Busy => return self.refuse_all(id, reply),
-            Answer::Loading => return self.refuse(id, "it is loading its data", now),
-            Answer::Error(text) => {
-                format!("it answered CLUSTER MYID with '{}'", String::from_utf8_lossy(text))
-            }
-        };
         let expected = expected.map(ToString::to_string).unwrap_or_default();
-        self.refuse_wrong(id, &format!("it is not node {expected}: {what}"), now)
+        match Answer::of(Reply::new(reply)) {
+            Answer::Id(text) if expected.is_empty() || text == expected.as_bytes() => Received::Own,
+            Answer::Id(text) => {
+                let found = String::from_utf8_lossy(text);
+                let reason = format!("it is not node {expected}: its id is {found}");
+                self.refuse_wrong(id, &reason, now)
+            }
+            Answer::Error(text) => {
+                let text = String::from_utf8_lossy(text);
+                let reason =
+                    format!("it is not node {expected}: it answered CLUSTER MYID with '{text}'");
+                self.refuse_wrong(id, &reason, now)
+            }
+            answer => self.receive_no_proof(id, answer, reply, now),
+        }
     }
 
     /// Takes the reply to CLUSTER SLOTS of a node that only a redirection has named.
@@ -72,18 +66,69 @@ impl Upstream {
         let Some(connection) = self.connections.get(id) else { return Received::Closed };
         let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
         let view = Topology::parse(Reply::new(reply), &connection.address, 0);
-        match view {
-            Ok(view) if cluster.is_related(&view) => Received::Own,
-            Ok(_) => self.refuse_wrong(id, "it is a node of another cluster", now),
-            Err(error) => self.refuse_wrong(id, &format!("it {error}"), now),
+        match (view, Answer::of(Reply::new(reply))) {
+            (Ok(view), _) if cluster.is_related(&view) => Received::Own,
+            (Ok(_), _) => self.refuse_wrong(id, "it is a node of another cluster", now),
+            (Err(error), Answer::Id(_) | Answer::Error(_)) => {
+                self.refuse_wrong(id, &format!("it {error}"), now)
+            }
+            (Err(_), answer) => self.receive_no_proof(id, answer, reply, now),
+        }
+    }
+
+    /// Takes an answer that says nothing of who the node is.
+    fn receive_no_proof(
+        &mut self,
+        id: ConnectionId,
+        answer: Answer<'_>,
+        reply: &[u8],
+        now: Instant,
+    ) -> Received {
+        let Some(connection) = self.connections.get(id) else { return Received::Closed };
+        match answer {
+            Answer::Loading => self.refuse(id, "it is loading its data", now),
+            // The command that ends the script must reach the node.
+            Answer::Busy if self.is_urgent(connection.purpose) => Received::Own,
+            Answer::Busy => self.refuse_all(id, reply),
+            Answer::Unknown | Answer::Id(_) | Answer::Error(_) => {
+                self.note_unidentified(id, reply, now);
+                Received::Own
+            }
+        }
+    }
+
+    /// Counts a node that cannot be asked who it is, and is trusted. Logs it, but not each time.
+    fn note_unidentified(&mut self, id: ConnectionId, reply: &[u8], now: Instant) {
+        let Some(Connection { cluster, address, .. }) = self.connections.get(id) else { return };
+        self.stats.count(*cluster).upstream_cx_unidentified += 1;
+        let Some(cluster) = self.clusters.get_mut(cluster.position()) else { return };
+        if cluster.may_warn(now) {
+            let error = Reply::new(reply).error_line().unwrap_or_default();
+            let message = format!(
+                "{address} of cluster '{}' is trusted without proof: it answered '{}'",
+                cluster.config.name,
+                String::from_utf8_lossy(error)
+            );
+            self.log(LogLevel::Warn, message);
         }
     }
 
     /// Closes a connection that leads to somebody else. The node at this address is left alone for
     /// a while, and the topology is asked for.
     fn refuse_wrong(&mut self, id: ConnectionId, reason: &str, now: Instant) -> Received {
-        if let Some(connection) = self.connections.get(id) {
-            self.stats.count(connection.cluster).upstream_cx_wrong_node += 1;
+        let Some(Connection { cluster, address, .. }) = self.connections.get(id) else {
+            return Received::Closed;
+        };
+        self.stats.count(*cluster).upstream_cx_wrong_node += 1;
+        let Some(cluster) = self.clusters.get_mut(cluster.position()) else {
+            return Received::Closed;
+        };
+        // The end of the connection before may have been logged, and no later one is.
+        if cluster.may_warn(now) {
+            let name = &cluster.config.name;
+            let message =
+                format!("another Redis answers at {address} of cluster '{name}': {reason}");
+            self.log(LogLevel::Warn, message);
         }
         self.refuse(id, reason, now)
     }
@@ -104,7 +149,8 @@ impl<'a> Answer<'a> {
             b"NOPERM" | b"NOAUTH" => Self::Unknown,
             b"BUSY" => Self::Busy,
             b"LOADING" => Self::Loading,
-            _ if error.to_ascii_lowercase().starts_with(b"err unknown") => Self::Unknown,
+            // A server that knows nothing of clusters says "unknown command".
+            _ if error.to_ascii_lowercase().starts_with(b"err unknown subcommand") => Self::Unknown,
             _ => Self::Error(error),
         }
     }
@@ -120,7 +166,12 @@ mod tests {
         assert_eq!(answer("$3\r\nabc\r\n"), Answer::Id(b"abc"));
         assert_eq!(answer("-NOPERM this user has no permissions\r\n"), Answer::Unknown);
         assert_eq!(answer("-NOAUTH Authentication required.\r\n"), Answer::Unknown);
-        assert_eq!(answer("-ERR unknown command 'CLUSTER'\r\n"), Answer::Unknown);
+        let unknown = "ERR unknown command 'CLUSTER'";
+        assert_eq!(answer("-ERR unknown command 'CLUSTER'\r\n"), Answer::Error(unknown.as_bytes()));
+        assert_eq!(
+            answer("-ERR unknown subcommand 'MYID'. Try CLUSTER HELP.\r\n"),
+            Answer::Unknown
+        );
         assert_eq!(answer("-ERR Unknown subcommand or wrong number\r\n"), Answer::Unknown);
         assert_eq!(answer("-BUSY Redis is busy running a script\r\n"), Answer::Busy);
         assert_eq!(answer("-LOADING Redis is loading\r\n"), Answer::Loading);

@@ -54,9 +54,6 @@ pub(crate) const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// How often connections are looked over for nodes that have fallen silent.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A node that may not be dialled is logged this often at most.
-const QUIET: Duration = Duration::from_secs(10);
-
 /// Commands under way on a connection from which on those of several clients are written together.
 /// Below it few would be, and each would wait for nothing.
 const BUSY: usize = 32;
@@ -511,10 +508,9 @@ impl Upstream {
     fn note_not_allowed(&mut self, id: ClusterId, address: &Address, count: u64, now: Instant) {
         self.stats.count(id).upstream_node_not_allowed += count;
         let Some(cluster) = self.clusters.get_mut(id.position()) else { return };
-        if now < cluster.quiet_until {
+        if !cluster.may_warn(now) {
             return;
         }
-        cluster.quiet_until = now + QUIET;
         let message = not_allowed(&cluster.config, address);
         self.log(LogLevel::Warn, message);
     }

@@ -199,10 +199,11 @@ impl Upstream {
     /// Takes the reply to CLUSTER SLOTS; the connection has done its duty either way.
     pub(super) fn receive_topology(&mut self, id: ConnectionId, reply: &[u8], now: Instant) {
         let Some(connection) = self.connections.get(id) else { return };
-        let (address, cluster_id) = (&connection.address, connection.cluster);
-        let view = Topology::parse(Reply::new(reply), address, connection.epoch);
+        let (address, cluster_id) = (connection.address.clone(), connection.cluster);
+        let view = Topology::parse(Reply::new(reply), &address, connection.epoch);
         let Some(cluster) = self.clusters.get_mut(cluster_id.position()) else { return };
-        let is_believed = |view: &Topology| cluster.is_related(view) || cluster.is_replaced(now);
+        let is_believed =
+            |view: &Topology| cluster.is_related(view) || cluster.is_replaced(&address, now);
         match view {
             Err(error) => self.give_up(id, &error.to_string(), now),
             Ok(view) if is_believed(&view) => {

@@ -231,9 +231,48 @@ fn a_node_that_may_not_be_asked_for_its_id_is_trusted_and_counted() {
             let client = driver.connect();
             assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
             assert!(driver.proxy.stats().upstream_cx_unidentified > 0);
+            let told = format!("is trusted without proof: it answered '{error}'");
+            assert!(driver.log.iter().any(|line| line.contains(&told)), "{:?}", driver.log);
             assert_eq!(wrong_nodes(&driver), 0);
         });
     }
+}
+
+#[test]
+fn a_server_that_knows_nothing_of_clusters_is_no_node() {
+    each_chunking(|mut driver| {
+        let (client, _) = prepare(&mut driver);
+        let mut stranger = FakeCluster::named("foreign", 1);
+        let text = "ERR unknown command 'CLUSTER', with args beginning with: 'MYID'";
+        stranger.myid_error = Some(text.to_owned());
+        replace_primary(&mut driver, stranger);
+        driver.command(client, "SET a 2");
+        driver.wait(Duration::from_millis(300));
+        assert!(driver.other.executed.is_empty(), "{:?}", driver.other.executed);
+        assert!(wrong_nodes(&driver) > 0);
+    });
+}
+
+#[test]
+fn a_cluster_at_the_address_of_a_node_that_is_no_seed_never_takes_the_place_of_this_one() {
+    each_chunking(|mut driver| {
+        let (client, _) = prepare(&mut driver);
+        driver.cluster.set_all_healths(Health::Refusing);
+        for address in ["node-0:1", "node-1:1", REPLICA] {
+            driver.cut(address);
+        }
+        replace_primary(&mut driver, FakeCluster::named("foreign", 1));
+        for _ in 0..30 {
+            driver.command(client, "SET a 2");
+            driver.wait(Duration::from_secs(1));
+        }
+        assert!(driver.other.executed.is_empty(), "{:?}", driver.other.executed);
+        driver.cluster.set_all_healths(Health::Well);
+        driver.other = FakeCluster::standalone("other");
+        driver.wait(Duration::from_secs(2));
+        driver.received(client);
+        assert_eq!(driver.ask(client, "SET a 3"), "+OK ");
+    });
 }
 
 #[test]

@@ -5,19 +5,22 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use serde_json::json;
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::{
-    ClusterOptions, Envoy, EnvoyOptions, PluginConfig, Port, RedisCluster, RedisServer,
+    ClusterOptions, Envoy, EnvoyOptions, Member, PluginConfig, Port, RedisCluster, RedisServer,
 };
 
 use crate::support::{Client, StopOnDrop, slot};
 
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster of which nobody answers is taken for replaced sooner than this.
+const UNTIL_REPLACED: Duration = Duration::from_secs(20);
 
 const WRITERS: usize = 8;
 
@@ -73,8 +76,8 @@ struct Scene<'a> {
     envoy: &'a Envoy,
     writers: Vec<Writer<'a>>,
     primary: &'a RedisServer,
-    /// The primary's id.
-    id: &'a str,
+    /// The primary, as the cluster knew it.
+    member: &'a Member,
     replica: &'a RedisServer,
 }
 
@@ -144,7 +147,7 @@ impl Scene<'_> {
     /// The clients go on while `stranger` answers at the primary's address. It gets no write, is
     /// counted, and errors tell of it.
     fn write_beside(&self, stranger: &RedisServer, unsure: &Unsure) {
-        let reason = format!("it is not node {}: ", self.id);
+        let reason = format!("it is not node {}: ", self.member.id);
         let begun: Vec<usize> = self.writers.iter().map(Writer::begun).collect();
         let is_told = |at: usize, writer: &Writer<'_>| {
             let told = lock(&writer.errors).iter().any(|error| error.contains(&reason));
@@ -238,7 +241,7 @@ fn while_clients_write(change: impl FnOnce(&Scene<'_>)) {
         errors: Mutex::default(),
     };
     let writers = tags.take(WRITERS).map(writer).collect();
-    let scene = Scene { envoy: &envoy, writers, primary, id: &member.id, replica };
+    let scene = Scene { envoy: &envoy, writers, primary, member, replica };
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
         for writer in &scene.writers {
@@ -272,19 +275,50 @@ fn a_node_of_another_cluster_at_the_address_of_a_dead_primary_gets_no_write() {
     while_clients_write(|scene| {
         let unsure = scene.kill_primary();
         let stranger = start_node(scene.primary, bus.number());
-        let slots = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
-        assert_eq!(stranger.cli(&slots).unwrap().trim(), "OK");
-        until("the other cluster to take writes", PATIENCE, || {
-            let info = stranger.cli(&["CLUSTER", "INFO"])?;
-            Ok(match info.contains("cluster_state:ok") {
-                true => Probe::Ready(()),
-                false => Probe::NotYet(info),
-            })
-        })
-        .unwrap();
+        give_all_slots(&stranger);
         scene.write_beside(&stranger, &unsure);
         take_over_beside(scene, &stranger, &unsure);
     });
+}
+
+/// As in Kubernetes, where a whole address is used again. The other nodes see another id at the bus
+/// and no longer tell an address of the primary, however long that lasts.
+#[test]
+fn a_node_of_another_cluster_at_the_whole_address_of_a_dead_primary_gets_no_write() {
+    while_clients_write(|scene| {
+        let unsure = scene.kill_primary();
+        let stranger = start_node(scene.primary, scene.primary.bus_port().unwrap());
+        give_all_slots(&stranger);
+        scene.write_beside(&stranger, &unsure);
+        let begin = Instant::now();
+        let is_over = |_, _: &Writer<'_>| begin.elapsed() > UNTIL_REPLACED;
+        scene.wait_for("the cluster not to be taken for replaced", is_over, || {
+            scene.ensure_untouched(&stranger, &unsure)
+        });
+        // The other shards are served, also by an Envoy that has just started.
+        let seeds = [scene.replica.addr().to_string()];
+        let fresh = Envoy::start(EnvoyOptions::new(PluginConfig::from_seeds(&seeds))).unwrap();
+        let is_elsewhere = |key: &String| !scene.member.owns(slot(key));
+        let key = (0..).map(|index| format!("k{index}")).find(is_elsewhere).unwrap();
+        for envoy in [scene.envoy, &fresh] {
+            let reply = Client::connect(envoy.addr()).call(&["SET", &key, "1"]);
+            assert_eq!(reply.escape_ascii().to_string(), r"+OK\r\n", "SET {key}");
+        }
+        ensure_no_write(&stranger).unwrap();
+    });
+}
+
+fn give_all_slots(server: &RedisServer) {
+    let slots = ["CLUSTER", "ADDSLOTSRANGE", "0", "16383"];
+    assert_eq!(server.cli(&slots).unwrap().trim(), "OK");
+    until("the other cluster to take writes", PATIENCE, || {
+        let info = server.cli(&["CLUSTER", "INFO"])?;
+        Ok(match info.contains("cluster_state:ok") {
+            true => Probe::Ready(()),
+            false => Probe::NotYet(info),
+        })
+    })
+    .unwrap();
 }
 
 /// The other nodes see another id at its address and forget the address. They never call it failed,

@@ -163,6 +163,17 @@ impl Scene<'_> {
             })
         })
         .unwrap();
+        self.check_logged();
+    }
+
+    /// Operators are told.
+    fn check_logged(&self) {
+        let (address, id) = (self.primary.addr(), &self.member.id);
+        let log = self.envoy.log();
+        let tells = |line: &str| {
+            line.contains(&address.to_string()) && line.contains(&format!("it is not node {id}: "))
+        };
+        assert!(log.lines().any(tells), "the log does not say that {address} is not {id}:\n{log}");
     }
 
     fn ensure_untouched(&self, stranger: &RedisServer, unsure: &Unsure) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::topology::TopologyError;
 use super::{Address, Cluster, NodeId, Topology};
 use crate::time::Instant;
 
@@ -45,6 +46,20 @@ impl Cluster {
             return true;
         }
         named.any(|id| self.nodes.iter().any(|node| node.member && node.id.as_ref() == Some(id)))
+    }
+
+    /// Puts the primaries of a topology whose address the node does not know where they were. What
+    /// is there now has to prove who it is.
+    ///
+    /// # Errors
+    /// No slot is left.
+    pub(crate) fn complete(&self, mut view: Topology) -> Result<Topology, TopologyError> {
+        view.place(|id| {
+            let mut members = self.nodes.iter().filter(|node| node.member);
+            let node = members.find(|node| node.id.as_ref() == Some(id))?;
+            Some(node.address.clone())
+        });
+        if view.ranges.is_empty() { Err(TopologyError::NoSlots) } else { Ok(view) }
     }
 
     /// Whether to take a topology of another cluster, which the node at `from` has given: this one

@@ -640,7 +640,7 @@ mod tests {
                 replicas: Vec::new(),
             })
             .collect();
-        Topology { ranges, epoch: 0 }
+        Topology::new(ranges, 0)
     }
 
     /// What a MOVED for slot 7 by its node a:1 tells.
@@ -749,7 +749,7 @@ mod tests {
     fn a_topology_of_a_lower_epoch_changes_nothing_for_a_while() {
         let mut cluster = cluster();
         let at = |seconds| Instant::default() + Duration::from_secs(seconds);
-        let of = |primary, epoch| Topology { epoch, ..topology(&[(0, 16383, primary)]) };
+        let of = |primary, epoch| Topology::new(topology(&[(0, 16383, primary)]).ranges, epoch);
         let _ = cluster.install(&of("a:1", 7), at(10));
         for (primary, epoch, seconds, owned, ahead) in [
             ("b:1", 6, 11, "a:1", true),

@@ -453,7 +453,7 @@ mod tests {
             let Some((owner, epoch)) = views.get(now as usize) else { continue };
             let primary = Member { address: address(owner), id: None };
             let range = SlotRange { slots: 0..=16383, primary, replicas: Vec::new() };
-            let view = Topology { ranges: vec![range], epoch: *epoch };
+            let view = Topology::new(vec![range], *epoch);
             assert!(round.note_view(asked[now as usize], view, at(now + 1)));
         }
         panic!("nobody is believed")

@@ -113,7 +113,7 @@ mod tests {
             replicas: replicas.iter().map(|replica| member(replica)).collect(),
         };
         let ranges = vec![range(0..=99, "a:1", &["b:1"]), range(100..=16383, "c:1", &[])];
-        Topology { ranges, epoch }
+        Topology::new(ranges, epoch)
     }
 
     fn cluster() -> Cluster {

@@ -10,6 +10,8 @@ use crate::resp::Reply;
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Topology {
     pub(crate) ranges: Vec<SlotRange>,
+    /// Slots of primaries whose address the node does not know: each one's id, slots and replicas.
+    unplaced: Vec<(NodeId, RangeInclusive<u16>, Vec<Member>)>,
     /// The cluster's epoch as the node knows it: a node that is behind has a lower one.
     pub(crate) epoch: u64,
 }
@@ -47,7 +49,7 @@ impl Topology {
     pub(crate) fn standalone(server: &Address) -> Self {
         let slots = 0..=(SLOTS - 1) as u16;
         let primary = Member { address: server.clone(), id: None };
-        Self { ranges: vec![SlotRange { slots, primary, replicas: Vec::new() }], epoch: 0 }
+        Self::new(vec![SlotRange { slots, primary, replicas: Vec::new() }], 0)
     }
 
     /// Reads the reply to CLUSTER SLOTS that the node at `asked`, which knows of `epoch`, gave.
@@ -59,15 +61,58 @@ impl Topology {
         if let Some(error) = reply.error_line() {
             return Err(TopologyError::Refused(String::from_utf8_lossy(error).into_owned()));
         }
-        let ranges = reply.elements().map(|range| SlotRange::parse(Reply::new(range), asked));
-        let ranges = ranges.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
-        if ranges.is_empty() {
+        let mut topology = Self::new(Vec::new(), epoch);
+        for range in reply.elements() {
+            topology.parse_range(Reply::new(range), asked).ok_or(TopologyError::Malformed)?;
+        }
+        if topology.ranges.is_empty() && topology.unplaced.is_empty() {
             return Err(TopologyError::NoSlots);
         }
-        let mut topology = Self { ranges, epoch };
-        // Every node has an order of its own.
-        topology.ranges.sort_by_key(|range| *range.slots.start());
+        topology.sort();
         Ok(topology)
+    }
+
+    /// Nodes that own these slots, as a node knows them that has heard of this epoch.
+    pub(crate) fn new(ranges: Vec<SlotRange>, epoch: u64) -> Self {
+        Self { ranges, unplaced: Vec::new(), epoch }
+    }
+
+    /// Puts primaries whose address the node does not know where they were, as far as `address_of`
+    /// knows.
+    pub(crate) fn place(&mut self, address_of: impl Fn(&NodeId) -> Option<Address>) {
+        for (id, slots, replicas) in std::mem::take(&mut self.unplaced) {
+            if let Some(address) = address_of(&id) {
+                let primary = Member { address, id: Some(id) };
+                self.ranges.push(SlotRange { slots, primary, replicas });
+            }
+        }
+        self.sort();
+    }
+
+    /// Every node has an order of its own.
+    fn sort(&mut self) {
+        self.ranges.sort_by_key(|range| *range.slots.start());
+    }
+
+    /// Reads `[start, end, primary, replica, ...]`; `None` if it is something else.
+    fn parse_range(&mut self, range: Reply<'_>, asked: &Address) -> Option<()> {
+        let mut fields = range.elements().map(Reply::new);
+        let mut bound = || u16::try_from(fields.next()?.integer()?).ok();
+        let (start, end) = (bound()?, bound()?);
+        if start > end || usize::from(end) >= SLOTS {
+            return None;
+        }
+        let (slots, primary) = (start..=end, fields.next()?);
+        // A replica whose address is not known yet is no reason to refuse the shard.
+        let replicas = fields.filter_map(|node| parse_node(node, asked)).collect();
+        if is_placeless(primary) {
+            let id = primary.elements().nth(2).and_then(|id| NodeId::parse(Reply::new(id).bulk()?));
+            self.unplaced.extend(id.map(|id| (id, slots, replicas)));
+        } else {
+            let primary = parse_node(primary, asked)?;
+            self.ranges.push(SlotRange { slots, primary, replicas });
+        }
+        Some(())
     }
 
     /// Whether the slots have the same owners. Replicas come and go, and nodes see that at
@@ -90,25 +135,10 @@ impl Topology {
     }
 }
 
-impl SlotRange {
-    /// Reads `[start, end, primary, replica, ...]`; `None` if nobody knows where the primary is: it
-    /// has failed, and no replica has taken its place.
-    fn parse(range: Reply<'_>, asked: &Address) -> Result<Option<Self>, TopologyError> {
-        let mut fields = range.elements().map(Reply::new);
-        let mut bound = || u16::try_from(fields.next()?.integer()?).ok();
-        let (Some(start), Some(end)) = (bound(), bound()) else {
-            return Err(TopologyError::Malformed);
-        };
-        let primary = fields.next().filter(|_| start <= end && usize::from(end) < SLOTS);
-        let primary = primary.ok_or(TopologyError::Malformed)?;
-        if primary.elements().nth(1).and_then(|port| Reply::new(port).integer()) == Some(0) {
-            return Ok(None);
-        }
-        let primary = parse_node(primary, asked).ok_or(TopologyError::Malformed)?;
-        // A replica whose address is not known yet is no reason to refuse the shard.
-        let replicas = fields.filter_map(|node| parse_node(node, asked)).collect();
-        Ok(Some(Self { slots: start..=end, primary, replicas }))
-    }
+/// Whether a node's address is not known (`noaddr`): another one answers there, or nobody, and no
+/// replica has taken its place.
+fn is_placeless(node: Reply<'_>) -> bool {
+    node.elements().nth(1).and_then(|port| Reply::new(port).integer()) == Some(0)
 }
 
 /// The epoch that a reply to CLUSTER INFO tells of; 0 if it tells of none.
@@ -202,15 +232,21 @@ mod tests {
     }
 
     #[test]
-    fn a_primary_that_nobody_knows_how_to_reach_costs_its_own_slots_only() {
-        let topology = parse(
+    fn a_primary_whose_address_a_node_does_not_know_is_where_it_was() {
+        let mut topology = parse(
             "*2 *4 :0 :8191 *3 $0  :0 $1 a *3 $9 127.0.0.1 :7003 $1 d \
              *3 :8192 :16383 *3 $9 127.0.0.1 :7001 $1 b ",
         )
         .unwrap();
         assert_eq!(topology.ranges.len(), 1);
-        assert_eq!(topology.ranges[0].slots, 8192..=16383);
-        assert_eq!(parse("*1 *3 :0 :16383 *3 $0  :0 $1 a "), Err(TopologyError::NoSlots));
+        topology.place(|id| (*id == NodeId::parse(b"a")?).then(|| Address::parse("h:7")).flatten());
+        let [first, second] = &topology.ranges[..] else { panic!("two ranges") };
+        assert_eq!(first.primary.address, Address::parse("h:7").unwrap());
+        assert_eq!((first.slots.clone(), first.replicas.len()), (0..=8191, 1));
+        assert_eq!(second.slots, 8192..=16383);
+        let mut unknown = parse("*1 *3 :0 :16383 *3 $0  :0 $1 a ").unwrap();
+        unknown.place(|_| None);
+        assert_eq!(unknown.slots(), 0);
     }
 
     #[test]

@@ -202,6 +202,7 @@ impl Upstream {
         let (address, cluster_id) = (connection.address.clone(), connection.cluster);
         let view = Topology::parse(Reply::new(reply), &address, connection.epoch);
         let Some(cluster) = self.clusters.get_mut(cluster_id.position()) else { return };
+        let view = view.and_then(|view| cluster.complete(view));
         let is_believed =
             |view: &Topology| cluster.is_related(view) || cluster.is_replaced(&address, now);
         match view {

@@ -276,6 +276,32 @@ fn a_cluster_at_the_address_of_a_node_that_is_no_seed_never_takes_the_place_of_t
 }
 
 #[test]
+fn a_primary_whose_address_the_others_have_forgotten_costs_its_own_slots_only() {
+    each_chunking(|mut driver| {
+        let (client, replica) = prepare(&mut driver);
+        replace_primary(&mut driver, FakeCluster::named("foreign", 1));
+        driver.cluster.placeless = Some(2);
+        for _ in 0..20 {
+            driver.command(client, "SET a 2");
+            driver.wait(Duration::from_secs(1));
+        }
+        driver.wait(OP_TIMEOUT);
+        let reply = driver.received(client);
+        assert!(reply.contains("it is not node id-of-node-2:1"), "{reply}");
+        assert!(driver.other.executed.is_empty(), "{:?}", driver.other.executed);
+        assert_eq!(driver.ask(client, "SET b 1"), "+OK ");
+        driver.cluster.promote(replica);
+        driver.wait(Duration::from_secs(1));
+        assert_eq!(driver.ask(client, "SET a 3"), "+OK ");
+    });
+    each_chunking(|mut driver| {
+        driver.cluster.placeless = Some(2);
+        let client = driver.connect();
+        assert_eq!(driver.ask(client, "SET b 1"), "+OK ", "to who has not known it before");
+    });
+}
+
+#[test]
 fn a_node_that_is_loading_is_waited_for() {
     each_chunking(|mut driver| {
         let text = "LOADING Redis is loading the dataset in memory";

@@ -66,6 +66,8 @@ pub struct FakeCluster {
     pub acl: Acl,
     /// What INFO says of some nodes' zones, by address.
     pub zones: BTreeMap<String, String>,
+    /// The node, by index, whose address the others do not know any more.
+    pub placeless: Option<usize>,
     /// What nodes answer to CLUSTER MYID instead of their id.
     pub myid_error: Option<String>,
     /// Every command needs no slot to be served here, and there is no topology.
@@ -129,6 +131,7 @@ impl FakeCluster {
             password: None,
             acl: Acl::default(),
             zones: BTreeMap::new(),
+            placeless: None,
             myid_error: None,
             standalone: false,
             owners,
@@ -575,7 +578,10 @@ impl FakeCluster {
             encode::integer(&mut peer.output, end as i64);
             for node in nodes {
                 let Node { address, id, .. } = &self.nodes[node];
-                let (host, port) = address.rsplit_once(':').unwrap();
+                let (host, port) = match self.placeless == Some(node) {
+                    true => ("", "0"),
+                    false => address.rsplit_once(':').unwrap(),
+                };
                 encode::array_header(&mut peer.output, 3);
                 encode::bulk(&mut peer.output, host.as_bytes());
                 encode::integer(&mut peer.output, port.parse().unwrap());

@@ -20,8 +20,8 @@ fn a_declared_command_allocates_by_the_arguments_that_arrived() {
     let declared: [(&[u8], usize); 4] = [
         (b"*1000000\r\n", 0),
         (b"*1000000\r\n$", 0),
-        (b"*1\r\n$536870912\r\n", 32),
-        (b"*1000000\r\n$536870912\r\nabc", 32),
+        (b"*1\r\n$100000000\r\n", 32),
+        (b"*1000000\r\n$100000000\r\nabc", 32),
     ];
     for (stream, expected) in declared {
         let bytes = allocated(|| {

@@ -78,7 +78,10 @@ pub(crate) fn keys(bytes: &[u8]) {
                 start += len;
                 continue;
             }
-            Ok(Parsed::Incomplete) | Err(_) => return,
+            // What is too large is not looked at any further.
+            Ok(Parsed::Skipped { .. } | Parsed::TooLarge { .. } | Parsed::Incomplete) | Err(_) => {
+                return;
+            }
         };
         let frame = parser.frame(rest);
         let spec = match command::lookup(&frame) {

@@ -51,6 +51,7 @@ mod route;
 mod scripts;
 mod stats;
 mod target;
+mod throttle;
 mod time;
 mod tracking;
 mod transaction;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::topology::TopologyError;
-use super::{Address, Cluster, NodeId, Topology};
+use super::{Address, Cluster, Node, NodeId, Topology};
 use crate::time::Instant;
 
 /// When no node of the cluster has answered for so long, and a seed that is a node of another one
@@ -25,7 +25,7 @@ pub(crate) enum Proof {
 impl Cluster {
     /// What the node at this address has to answer first.
     pub(crate) fn proof_of(&self, address: &Address) -> Proof {
-        match self.find(address, |node| node.member).and_then(|index| self.node(index)) {
+        match self.member(address) {
             Some(node) if node.id.is_some() => Proof::Id,
             Some(node) if node.unknown && self.has_ids() => Proof::Topology,
             _ => Proof::None,
@@ -34,8 +34,7 @@ impl Cluster {
 
     /// What the topology calls the node at this address.
     pub(crate) fn id_at(&self, address: &Address) -> Option<&NodeId> {
-        let index = self.find(address, |node| node.member)?;
-        self.node(index)?.id.as_ref()
+        self.member(address)?.id.as_ref()
     }
 
     /// Whether a topology is of this cluster: it names a node that this one has. `true` where ids
@@ -45,7 +44,7 @@ impl Cluster {
         if named.peek().is_none() || !self.has_ids() {
             return true;
         }
-        named.any(|id| self.nodes.iter().any(|node| node.member && node.id.as_ref() == Some(id)))
+        named.any(|id| self.member_called(id).is_some())
     }
 
     /// Puts the primaries of a topology whose address the node does not know where they were. What
@@ -54,11 +53,7 @@ impl Cluster {
     /// # Errors
     /// No slot is left.
     pub(crate) fn complete(&self, mut view: Topology) -> Result<Topology, TopologyError> {
-        view.place(|id| {
-            let mut members = self.nodes.iter().filter(|node| node.member);
-            let node = members.find(|node| node.id.as_ref() == Some(id))?;
-            Some(node.address.clone())
-        });
+        view.place(|id| Some(self.member_called(id)?.address.clone()));
         if view.ranges.is_empty() { Err(TopologyError::NoSlots) } else { Ok(view) }
     }
 
@@ -75,6 +70,18 @@ impl Cluster {
     }
 
     fn has_ids(&self) -> bool {
-        self.nodes.iter().any(|node| node.member && node.id.is_some())
+        self.members().any(|node| node.id.is_some())
+    }
+
+    fn member_called(&self, id: &NodeId) -> Option<&Node> {
+        self.members().find(|node| node.id.as_ref() == Some(id))
+    }
+
+    fn member(&self, address: &Address) -> Option<&Node> {
+        self.members().find(|node| node.address == *address)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.member)
     }
 }

@@ -29,6 +29,7 @@ use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
 use crate::ids::{ConnectionId, NodeIndex};
 use crate::pool_key::PoolKey;
 use crate::rng::Rng;
+use crate::throttle::Throttle;
 use crate::time::Instant;
 
 /// Pauses before connecting again to a node that refused: doubled from the first to the last.
@@ -37,7 +38,7 @@ const LAST_BACKOFF: Duration = Duration::from_secs(1);
 /// A node that said "not now" to a read is passed over for so long.
 const AVOIDED: Duration = Duration::from_millis(500);
 /// Warnings about nodes that are not trusted are logged this often at most.
-const QUIET: Duration = Duration::from_secs(10);
+const WARNING_PAUSE: Duration = Duration::from_secs(10);
 /// The entry of a slot that no shard is known to own.
 const NOBODY: u16 = u16::MAX;
 
@@ -63,8 +64,8 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Since when nobody but nodes of another cluster has answered.
     foreign_since: Option<Instant>,
-    /// No warning about its nodes is logged before.
-    quiet_until: Instant,
+    /// Warnings about nodes that are not trusted.
+    pub(crate) warnings: Throttle,
     /// Nodes that redirections alone may tell of between two topologies; a node that redirects to
     /// ever new addresses is not followed further.
     unknown_nodes: usize,
@@ -134,7 +135,7 @@ impl Cluster {
             takeovers: Vec::new(),
             nodes: Vec::new(),
             foreign_since: None,
-            quiet_until: Instant::default(),
+            warnings: Throttle::new(WARNING_PAUSE),
             unknown_nodes,
         };
         if let Some(topology) = server {
@@ -142,15 +143,6 @@ impl Cluster {
             let _ = cluster.install(&topology, Instant::default());
         }
         cluster
-    }
-
-    /// Whether a warning about a node may be logged now. Not again for a while, if so.
-    pub(crate) fn may_warn(&mut self, now: Instant) -> bool {
-        let may = now >= self.quiet_until;
-        if may {
-            self.quiet_until = now + QUIET;
-        }
-        may
     }
 
     /// Whether a topology is known at all.

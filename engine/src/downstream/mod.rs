@@ -25,14 +25,15 @@ use crate::ids::{self, IdentityId, SessionId};
 use crate::output::{LogLevel, Output};
 use crate::resp::{self, Protocol};
 use crate::stats::{ClientStats, DownstreamGauges};
+use crate::throttle::Throttle;
 use crate::time::Instant;
 
 /// While a client is paused its replies are kept back, because writing to it means reading what it
 /// has sent; but not more of them than this.
 const KEPT_BACK: usize = 1024 * 1024;
 
-/// Time between two warnings about clients that speak HTTP.
-const HTTP_WARNINGS: Duration = Duration::from_secs(60);
+/// Warnings about clients that speak HTTP are logged this often at most.
+const HTTP_WARNING_PAUSE: Duration = Duration::from_secs(60);
 
 /// So many bytes of what is known of a connection become part of its keys, at most.
 const LONGEST_ATTRIBUTE: usize = 1024;
@@ -59,8 +60,8 @@ pub(crate) struct Downstream {
     resumable: VecDeque<SessionId>,
     /// Clients that are closed once they have ceased to send, the first to be looked at first.
     lingering: VecDeque<Look>,
-    /// When the last warning about a client that speaks HTTP was logged.
-    warned_of_http: Option<Instant>,
+    /// Warnings about clients that speak HTTP.
+    http_warnings: Throttle,
     /// The bytes of the last [`Output::WriteDownstream`].
     lent: Vec<u8>,
 }
@@ -92,7 +93,7 @@ impl Downstream {
             deferred: Vec::new(),
             resumable: VecDeque::new(),
             lingering: VecDeque::new(),
-            warned_of_http: None,
+            http_warnings: Throttle::new(HTTP_WARNING_PAUSE),
             lent: Vec::new(),
         }
     }
@@ -403,10 +404,9 @@ impl Downstream {
 
     /// Warns of a client that speaks HTTP, once a minute, as Redis does.
     pub(crate) fn warn_of_http(&mut self, id: SessionId, now: Instant) {
-        if self.warned_of_http.is_some_and(|last| now < last + HTTP_WARNINGS) {
+        if !self.http_warnings.allows(now) {
             return;
         }
-        self.warned_of_http = Some(now);
         let remote = self.profile(id).and_then(|profile| profile.remote);
         let from = remote.map(|address| format!(" from {address}")).unwrap_or_default();
         let text = format!(

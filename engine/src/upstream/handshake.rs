@@ -40,7 +40,6 @@ impl Handshake<'_> {
             }
         }
         match self.proof {
-            _ if self.purpose == Purpose::Refresh => {}
             Proof::None => {}
             Proof::Id => say(Expect::NodeId, &[b"CLUSTER", b"MYID"]),
             Proof::Topology => say(Expect::Membership, &[b"CLUSTER", b"SLOTS"]),

@@ -3,7 +3,7 @@
 //!
 //! Nothing of a client has been written before: see [`super::handshake`].
 
-use crate::cluster::Topology;
+use crate::cluster::{Address, Cluster, NodeId, Topology};
 use crate::ids::ConnectionId;
 use crate::output::LogLevel;
 use crate::resp::Reply;
@@ -17,14 +17,21 @@ use crate::upstream::receive::Received;
 enum Answer<'a> {
     /// An id.
     Id(&'a [u8]),
+    /// An error that no node of a cluster gives.
+    Error(&'a [u8]),
+    /// Nothing that tells who it is.
+    NoProof(NoProof),
+}
+
+/// Why a node does not say who it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum NoProof {
     /// The user may not ask, or the server knows the command but not this question.
     Unknown,
     /// A script runs, and nothing else does.
     Busy,
     /// Its data is being loaded: it cannot say yet.
     Loading,
-    /// An error that no node of a cluster gives.
-    Error(&'a [u8]),
 }
 
 impl Upstream {
@@ -35,25 +42,25 @@ impl Upstream {
         reply: &[u8],
         now: Instant,
     ) -> Received {
-        let Some(connection) = self.connections.get(id) else { return Received::Closed };
-        let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
-        let expected = cluster.id_at(&connection.address);
-        let expected = expected.map(ToString::to_string).unwrap_or_default();
-        match Answer::of(Reply::new(reply)) {
-            Answer::Id(text) if expected.is_empty() || text == expected.as_bytes() => Received::Own,
-            Answer::Id(text) => {
-                let found = String::from_utf8_lossy(text);
-                let reason = format!("it is not node {expected}: its id is {found}");
-                self.refuse_wrong(id, &reason, now)
+        let Some((cluster, address)) = self.other_end(id) else { return Received::Closed };
+        let what = match (cluster.id_at(address), Answer::of(Reply::new(reply))) {
+            (_, Answer::NoProof(why)) => return self.take_no_proof(id, why, reply, now),
+            // The topology does not say any more which node is here.
+            (None, Answer::Id(_)) => return Received::Own,
+            (Some(expected), Answer::Id(text))
+                if NodeId::parse(text).as_ref() == Some(expected) =>
+            {
+                return Received::Own;
             }
-            Answer::Error(text) => {
+            (expected, Answer::Id(text)) => {
+                wrong(expected, &format!("its id is {}", String::from_utf8_lossy(text)))
+            }
+            (expected, Answer::Error(text)) => {
                 let text = String::from_utf8_lossy(text);
-                let reason =
-                    format!("it is not node {expected}: it answered CLUSTER MYID with '{text}'");
-                self.refuse_wrong(id, &reason, now)
+                wrong(expected, &format!("it answered CLUSTER MYID with '{text}'"))
             }
-            answer => self.receive_no_proof(id, answer, reply, now),
-        }
+        };
+        self.refuse_wrong(id, &what, now)
     }
 
     /// Takes the reply to CLUSTER SLOTS of a node that only a redirection has named.
@@ -63,34 +70,38 @@ impl Upstream {
         reply: &[u8],
         now: Instant,
     ) -> Received {
-        let Some(connection) = self.connections.get(id) else { return Received::Closed };
-        let Some(cluster) = self.cluster(connection.cluster) else { return Received::Closed };
-        let view = Topology::parse(Reply::new(reply), &connection.address, 0);
-        match (view, Answer::of(Reply::new(reply))) {
-            (Ok(view), _) if cluster.is_related(&view) => Received::Own,
-            (Ok(_), _) => self.refuse_wrong(id, "it is a node of another cluster", now),
-            (Err(error), Answer::Id(_) | Answer::Error(_)) => {
-                self.refuse_wrong(id, &format!("it {error}"), now)
-            }
-            (Err(_), answer) => self.receive_no_proof(id, answer, reply, now),
+        let Some((cluster, address)) = self.other_end(id) else { return Received::Closed };
+        match Topology::parse(Reply::new(reply), address, 0) {
+            Ok(view) if cluster.is_related(&view) => Received::Own,
+            Ok(_) => self.refuse_wrong(id, "it is a node of another cluster", now),
+            Err(error) => match Answer::of(Reply::new(reply)) {
+                Answer::NoProof(why) => self.take_no_proof(id, why, reply, now),
+                _ => self.refuse_wrong(id, &format!("it {error}"), now),
+            },
         }
     }
 
+    /// The cluster that a connection belongs to, and the address that it leads to.
+    fn other_end(&self, id: ConnectionId) -> Option<(&Cluster, &Address)> {
+        let connection = self.connections.get(id)?;
+        Some((self.cluster(connection.cluster)?, &connection.address))
+    }
+
     /// Takes an answer that says nothing of who the node is.
-    fn receive_no_proof(
+    fn take_no_proof(
         &mut self,
         id: ConnectionId,
-        answer: Answer<'_>,
+        why: NoProof,
         reply: &[u8],
         now: Instant,
     ) -> Received {
         let Some(connection) = self.connections.get(id) else { return Received::Closed };
-        match answer {
-            Answer::Loading => self.refuse(id, "it is loading its data", now),
+        match why {
+            NoProof::Loading => self.refuse(id, "it is loading its data", now),
             // The command that ends the script must reach the node.
-            Answer::Busy if self.is_urgent(connection.purpose) => Received::Own,
-            Answer::Busy => self.refuse_all(id, reply),
-            Answer::Unknown | Answer::Id(_) | Answer::Error(_) => {
+            NoProof::Busy if self.is_urgent(connection.purpose) => Received::Own,
+            NoProof::Busy => self.refuse_all(id, reply),
+            NoProof::Unknown => {
                 self.note_unidentified(id, reply, now);
                 Received::Own
             }
@@ -102,7 +113,7 @@ impl Upstream {
         let Some(Connection { cluster, address, .. }) = self.connections.get(id) else { return };
         self.stats.count(*cluster).upstream_cx_unidentified += 1;
         let Some(cluster) = self.clusters.get_mut(cluster.position()) else { return };
-        if cluster.may_warn(now) {
+        if cluster.warnings.allows(now) {
             let error = Reply::new(reply).error_line().unwrap_or_default();
             let message = format!(
                 "{address} of cluster '{}' is trusted without proof: it answered '{}'",
@@ -124,7 +135,7 @@ impl Upstream {
             return Received::Closed;
         };
         // The end of the connection before may have been logged, and no later one is.
-        if cluster.may_warn(now) {
+        if cluster.warnings.allows(now) {
             let name = &cluster.config.name;
             let message =
                 format!("another Redis answers at {address} of cluster '{name}': {reason}");
@@ -145,15 +156,23 @@ impl<'a> Answer<'a> {
             return Self::Id(reply.bulk().unwrap_or_default());
         };
         let code = error.split(|byte| *byte == b' ').next().unwrap_or_default();
-        match code {
-            b"NOPERM" | b"NOAUTH" => Self::Unknown,
-            b"BUSY" => Self::Busy,
-            b"LOADING" => Self::Loading,
+        Self::NoProof(match code {
+            b"NOPERM" | b"NOAUTH" => NoProof::Unknown,
+            b"BUSY" => NoProof::Busy,
+            b"LOADING" => NoProof::Loading,
             // A server that knows nothing of clusters says "unknown command".
-            _ if error.to_ascii_lowercase().starts_with(b"err unknown subcommand") => Self::Unknown,
-            _ => Self::Error(error),
-        }
+            _ if error.to_ascii_lowercase().starts_with(b"err unknown subcommand") => {
+                NoProof::Unknown
+            }
+            _ => return Self::Error(error),
+        })
     }
+}
+
+/// Why a node is not the one that was expected.
+fn wrong(expected: Option<&NodeId>, what: &str) -> String {
+    let expected = expected.map(ToString::to_string).unwrap_or_default();
+    format!("it is not node {expected}: {what}")
 }
 
 #[cfg(test)]
@@ -164,17 +183,29 @@ mod tests {
     fn an_error_says_whether_the_node_cannot_tell_or_is_no_node() {
         let answer = |reply: &'static str| Answer::of(Reply::new(reply.as_bytes()));
         assert_eq!(answer("$3\r\nabc\r\n"), Answer::Id(b"abc"));
-        assert_eq!(answer("-NOPERM this user has no permissions\r\n"), Answer::Unknown);
-        assert_eq!(answer("-NOAUTH Authentication required.\r\n"), Answer::Unknown);
+        assert_eq!(
+            answer("-NOPERM this user has no permissions\r\n"),
+            Answer::NoProof(NoProof::Unknown)
+        );
+        assert_eq!(
+            answer("-NOAUTH Authentication required.\r\n"),
+            Answer::NoProof(NoProof::Unknown)
+        );
         let unknown = "ERR unknown command 'CLUSTER'";
         assert_eq!(answer("-ERR unknown command 'CLUSTER'\r\n"), Answer::Error(unknown.as_bytes()));
         assert_eq!(
             answer("-ERR unknown subcommand 'MYID'. Try CLUSTER HELP.\r\n"),
-            Answer::Unknown
+            Answer::NoProof(NoProof::Unknown)
         );
-        assert_eq!(answer("-ERR Unknown subcommand or wrong number\r\n"), Answer::Unknown);
-        assert_eq!(answer("-BUSY Redis is busy running a script\r\n"), Answer::Busy);
-        assert_eq!(answer("-LOADING Redis is loading\r\n"), Answer::Loading);
+        assert_eq!(
+            answer("-ERR Unknown subcommand or wrong number\r\n"),
+            Answer::NoProof(NoProof::Unknown)
+        );
+        assert_eq!(
+            answer("-BUSY Redis is busy running a script\r\n"),
+            Answer::NoProof(NoProof::Busy)
+        );
+        assert_eq!(answer("-LOADING Redis is loading\r\n"), Answer::NoProof(NoProof::Loading));
         let disabled = "ERR This instance has cluster support disabled";
         assert_eq!(
             answer("-ERR This instance has cluster support disabled\r\n"),

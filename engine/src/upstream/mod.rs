@@ -508,7 +508,7 @@ impl Upstream {
     fn note_not_allowed(&mut self, id: ClusterId, address: &Address, count: u64, now: Instant) {
         self.stats.count(id).upstream_node_not_allowed += count;
         let Some(cluster) = self.clusters.get_mut(id.position()) else { return };
-        if !cluster.may_warn(now) {
+        if !cluster.warnings.allows(now) {
             return;
         }
         let message = not_allowed(&cluster.config, address);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::cluster::Address;
+use crate::cluster::{Address, Proof};
 use crate::ids::{ClusterId, ConnectionId, NodeIndex, SessionId};
 use crate::output::Queued;
 use crate::pool_key::{PoolKey, Profile};
@@ -382,8 +382,12 @@ impl Upstream {
         let (login, database) = self.login(purpose.profile().identity);
         let read_only = self.settings.reads_from_replicas;
         let pipeline = self.cluster(cluster).map(|cluster| {
-            let (config, proof) = (&cluster.config, cluster.proof_of(&address));
-            let address = &address;
+            let (config, address) = (&cluster.config, &address);
+            let proof = match purpose {
+                // Whom to believe is decided by what it tells.
+                Purpose::Refresh => Proof::None,
+                _ => cluster.proof_of(address),
+            };
             Handshake { config, address, purpose, login, database, proof, read_only }.start()
         });
         let pipeline = pipeline.unwrap_or_default();

@@ -472,10 +472,7 @@ impl Flight {
 
     #[inline]
     fn queue_mut(&mut self, client: SessionId) -> Option<&mut ClientQueue> {
-        match self.queues.get_mut(client.index()) {
-            Some(Some((owner, queue))) if *owner == client => Some(queue),
-            _ => None,
-        }
+        self.windowed(client).map(|(_, queue)| queue)
     }
 
     /// The commands of a client, with what all clients share.

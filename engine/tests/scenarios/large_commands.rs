@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::{Chunking, Driver, Health, encode};
+use crate::support::{Chunking, Driver, Health, each_chunking_with, encode};
 
 const ANSWER: &str = "-ERR the command is too large for this proxy: it takes 1000 bytes, where each \
                       argument counts for 32 more ";
 
 fn each_chunking(scenario: impl Fn(Driver)) {
-    for chunking in [Chunking::Whole, Chunking::ByteByByte] {
-        eprintln!("chunking: {chunking:?}");
-        scenario(Driver::with(chunking, |config| config.limits.frame.max_command_bytes = 1000));
-    }
+    each_chunking_with(|config| config.limits.frame.max_command_bytes = 1000, scenario);
 }
 
 fn large() -> Vec<u8> {

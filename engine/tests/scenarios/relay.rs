@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
-use crate::support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, encode, mirror_writes};
+use slotmesh_engine::Config;
+
+use crate::support::{
+    Chunking, ClientId, Driver, Health, OP_TIMEOUT, each_chunking_with, encode, mirror_writes,
+};
 
 /// What the proxy puts together, here; the replies of these tests are longer.
 const REPLY_BYTES: usize = 10;
 
 /// Runs a scenario under both ways of cutting bytes.
 fn each_chunking(scenario: impl Fn(Driver)) {
-    for chunking in [Chunking::Whole, Chunking::ByteByByte] {
-        eprintln!("chunking: {chunking:?}");
-        let mut driver = Driver::with(chunking, |config| config.limits.reply_bytes = REPLY_BYTES);
+    let change = |config: &mut Config| config.limits.reply_bytes = REPLY_BYTES;
+    each_chunking_with(change, |mut driver| {
         let client = driver.connect();
         driver.ask(client, "MSET a 1 b 2 c 3");
         driver.disconnect(client);
         scenario(driver);
-    }
+    });
 }
 
 /// The owner of `key` keeps what it gets from now on; the test answers in its place.

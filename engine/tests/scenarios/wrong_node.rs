@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::{ClientId, Driver, FakeCluster, Health, OP_TIMEOUT, each_chunking};
+use slotmesh_engine::Config;
+use slotmesh_engine::config::ReadPolicy;
+
+use crate::support::{
+    ClientId, Driver, FakeCluster, Health, OP_TIMEOUT, each_chunking, each_chunking_with,
+    mirror_writes,
+};
 
 /// The primary of the key `a`.
 const PRIMARY: &str = "node-2:1";
@@ -107,11 +113,8 @@ fn blocking_commands_transactions_and_subscriptions_do_not_reach_a_wrong_node_ei
 
 #[test]
 fn reads_go_to_the_replica_while_a_wrong_node_answers() {
-    use slotmesh_engine::config::ReadPolicy;
-    each_chunking(|driver| {
-        let mut driver = Driver::with(driver.chunking, |config| {
-            config.read_policy = ReadPolicy::PreferMaster;
-        });
+    let change = |config: &mut Config| config.read_policy = ReadPolicy::PreferMaster;
+    each_chunking_with(change, |mut driver| {
         let (client, _) = prepare(&mut driver);
         replace_primary(&mut driver, FakeCluster::standalone("other"));
         assert_eq!(driver.ask(client, "GET a"), "$1 1 ");
@@ -330,8 +333,7 @@ fn a_node_that_runs_a_script_says_so_and_can_be_told_to_end_it() {
 
 #[test]
 fn standalone_servers_and_mirrors_are_not_asked_for_an_id() {
-    each_chunking(|driver| {
-        let mut driver = Driver::with(driver.chunking, crate::support::mirror_writes);
+    each_chunking_with(mirror_writes, |mut driver| {
         let client = driver.connect();
         assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
         assert_eq!(driver.other.executed, ["other-0:1: SET a 1"]);

@@ -25,9 +25,14 @@ pub enum Chunking {
 
 /// Runs a scenario under both ways of cutting bytes.
 pub fn each_chunking(scenario: impl Fn(Driver)) {
+    each_chunking_with(|_| {}, scenario);
+}
+
+/// The same, with a changed configuration.
+pub fn each_chunking_with(change: impl Fn(&mut Config), scenario: impl Fn(Driver)) {
     for chunking in [Chunking::Whole, Chunking::ByteByByte] {
         eprintln!("chunking: {chunking:?}");
-        scenario(Driver::new(chunking));
+        scenario(Driver::with(chunking, &change));
     }
 }
 

@@ -334,10 +334,10 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Envoy gives a WebAssembly VM 1 GiB of memory at most: a VM that wants more ends, and with it all
-/// clients of its worker.
 impl Default for Limits {
     fn default() -> Self {
+        // A VM that gets no more memory ends, and with it all clients of its worker. One of Envoy
+        // 1.40 did so at a command of 256 MiB: see SECURITY.md.
         Self {
             frame: resp::Limits::default(),
             session_requests: 16 * 1024,

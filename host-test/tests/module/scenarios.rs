@@ -36,7 +36,7 @@ fn replies_keep_the_order_of_the_commands_though_nodes_answer_late() {
             world.simulation.send(client, words(&format!("ECHO {key}{round}")));
         }
     }
-    // The first topology waits for the third node, and what follows it for what came before.
+    // The first topology waits for the third node. The second round waits for the first.
     world.simulation.advance(Duration::from_millis(1500));
     let expected: String = (0..3)
         .flat_map(|round| {

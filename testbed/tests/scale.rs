@@ -67,13 +67,13 @@ impl LargeCluster {
             (0..NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addrs: Vec<_> = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
         let topology: Arc<str> = topology(&addrs).into();
-        for listener in listeners {
+        for (index, listener) in listeners.into_iter().enumerate() {
             let topology = Arc::clone(&topology);
             thread::spawn(move || {
                 for connection in listener.incoming().flatten() {
                     let topology = Arc::clone(&topology);
                     // A connection that has ended is no fault here.
-                    thread::spawn(move || serve(&connection, &topology));
+                    thread::spawn(move || serve(&connection, &node_id(index), &topology));
                 }
             });
         }
@@ -81,26 +81,31 @@ impl LargeCluster {
     }
 }
 
+/// The id by which the topology and the node itself name a node.
+fn node_id(index: usize) -> String {
+    format!("{index:040}")
+}
+
 /// The reply to CLUSTER SLOTS: the slots are dealt out evenly.
 fn topology(addrs: &[SocketAddr]) -> String {
     let first = |index: usize| index * 16_384 / addrs.len();
     let ranges = addrs.iter().enumerate().map(|(index, addr)| {
         let (begin, end) = (first(index), first(index + 1) - 1);
-        let port = addr.port();
-        format!(
-            "*3\r\n:{begin}\r\n:{end}\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$40\r\n{index:040}\r\n"
-        )
+        let (port, id) = (addr.port(), node_id(index));
+        format!("*3\r\n:{begin}\r\n:{end}\r\n*3\r\n$9\r\n127.0.0.1\r\n:{port}\r\n$40\r\n{id}\r\n")
     });
     format!("*{}\r\n{}", addrs.len(), ranges.collect::<String>())
 }
 
-fn serve(mut connection: &TcpStream, topology: &str) -> std::io::Result<()> {
+fn serve(mut connection: &TcpStream, id: &str, topology: &str) -> std::io::Result<()> {
     let mut reader = BufReader::new(connection);
+    let my_id = format!("$40\r\n{id}\r\n");
     loop {
         let command = read_reply(&mut reader)?;
         let has = |word: &[u8]| command.windows(word.len()).any(|window| window == word);
         let reply = match () {
             () if has(b"SLOTS") => topology,
+            () if has(b"MYID") => &my_id,
             () if has(b"INFO") => "$27\r\ncluster_current_epoch:100\r\n\r\n",
             () if has(b"GET") => "$-1\r\n",
             () => "+OK\r\n",

@@ -12,6 +12,7 @@ mod takeover;
 mod topology;
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use address::Address;
@@ -35,6 +36,8 @@ use crate::time::Instant;
 
 /// Warnings about nodes that are not trusted are logged this often at most.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
+/// So many nodes that have left are remembered.
+const DEPARTED: usize = 16;
 /// The entry of a slot that no shard is known to own.
 const NOBODY: u16 = u16::MAX;
 
@@ -58,6 +61,9 @@ pub(crate) struct Cluster {
     /// What is known ahead of the topology.
     takeovers: Vec<Takeover>,
     nodes: Vec<Node>,
+    /// Nodes whose places others have taken, and that were out of reach. While nodes differ in
+    /// where one of them is, its old address comes and goes, and still does not answer.
+    departed: VecDeque<Node>,
     /// Since when nobody but nodes of another cluster has answered.
     foreign_since: Option<Instant>,
     /// Warnings about nodes that are not trusted.
@@ -96,6 +102,7 @@ impl Cluster {
             is_behind: false,
             takeovers: Vec::new(),
             nodes: Vec::new(),
+            departed: VecDeque::new(),
             foreign_since: None,
             warnings: Throttle::new(WARNING_PAUSE),
             unknown_nodes,
@@ -390,9 +397,16 @@ impl Cluster {
         let zone = self.config.zones.iter().find(|(host, _)| host.matches(address.host()));
         let zone = zone.map(|(_, zone)| zone.as_str().into());
         let allowed = self.config.allows(address);
-        let node = self.node_mut(index)?;
+        let known = self.departed.iter().position(|node| node.address == *address);
+        let known = known.and_then(|position| self.departed.remove(position));
+        let node = self.nodes.get_mut(index.position())?;
         if node.address != *address {
-            *node = Node::new(address.clone());
+            let new = known.unwrap_or_else(|| Node::new(address.clone()));
+            let before = std::mem::replace(node, new);
+            if before.is_unreachable() {
+                self.departed.truncate(DEPARTED - 1);
+                self.departed.push_front(before);
+            }
         }
         node.id.clone_from(id);
         node.zone = zone.or_else(|| node.zone.take());
@@ -572,6 +586,31 @@ mod tests {
         let _ = cluster.install(&topology(&[(0, 1, "new:1"), (2, 3, "b:1")]), now);
         assert_eq!(cluster.find_member(&address("b:1")), Some(place));
         assert!(cluster.node(place).unwrap().is_away(), "what is known of it stays known");
+    }
+
+    #[test]
+    fn a_lost_node_is_still_lost_when_it_has_been_out_of_the_topology() {
+        let mut cluster = cluster();
+        let now = Instant::default();
+        let (before, after) = (topology(&[(0, 1, "old:1")]), topology(&[(0, 1, "new:1")]));
+        let _ = cluster.install(&before, now);
+        cluster.member_mut(&address("old:1")).unwrap().note_lost();
+        cluster.member_mut(&address("old:1")).unwrap().note_failure(now, &mut Rng::new(1));
+        for views in [[&after, &before], [&after, &before]] {
+            views.into_iter().for_each(|view| _ = cluster.install(view, now));
+            let old = cluster.member_mut(&address("old:1")).unwrap();
+            assert!(old.is_away() && old.is_backing_off(now), "nodes differ in where it is");
+        }
+        let other = topology(&[(0, 1, "a:1"), (2, 3, "b:1")]);
+        let _ = cluster.install(&other, now);
+        assert!(!cluster.member_mut(&address("a:1")).unwrap().is_away());
+        for round in 0..1000 {
+            let address = format!("node-{round}:1");
+            let _ = cluster.install(&topology(&[(0, 1, &address)]), now);
+            cluster.member_mut(&self::address(&address)).unwrap().note_lost();
+        }
+        assert!(cluster.departed.len() <= DEPARTED, "only so many are remembered");
+        assert!(cluster.nodes.len() <= 3, "{} nodes are kept", cluster.nodes.len());
     }
 
     #[test]

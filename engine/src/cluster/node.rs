@@ -134,6 +134,11 @@ impl Node {
         self.lost || !self.member
     }
 
+    /// Whether there is no way to it, as far as is known.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.lost || self.failures > 0
+    }
+
     /// A connection failed before it served anything. Returns whether it is the first in a row.
     pub(crate) fn note_failure(&mut self, now: Instant, rng: &mut Rng) -> bool {
         let doubled = FIRST_BACKOFF.saturating_mul(1 << self.failures.min(6));

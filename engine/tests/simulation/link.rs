@@ -17,6 +17,8 @@ const LAG: Duration = Duration::from_millis(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub struct Link {
+    /// Where it leads to.
+    address: String,
     /// The node at its end; `None`: there is none any more.
     node: Option<usize>,
     /// When the last bytes on their way to the node arrive.
@@ -34,8 +36,14 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(connection: ConnectionId, node: Option<usize>, now: Instant) -> Self {
+    pub fn new(
+        connection: ConnectionId,
+        address: String,
+        node: Option<usize>,
+        now: Instant,
+    ) -> Self {
         Self {
+            address,
             node,
             last_up: now,
             last_down: now,
@@ -93,7 +101,9 @@ impl World {
     pub fn dial(&mut self, number: LinkId) {
         let link = &self.links[&number];
         let refused = |reason| Event::ProxyHangUp(number, reason);
-        let Some(node) = link.node else {
+        // It may have gone elsewhere meanwhile.
+        let is_there = |node: &usize| self.cluster.nodes[*node].address == link.address;
+        let Some(node) = link.node.filter(is_there) else {
             let waits = self.profile.silent_addresses && self.now < link.opened + CONNECT_TIMEOUT;
             return match waits {
                 true => self.after(Duration::from_millis(50), Event::Dial(number)),

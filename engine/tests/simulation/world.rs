@@ -289,7 +289,7 @@ impl World {
                     let node = self.cluster.at(&address);
                     let link = self.links.len();
                     self.tell(|| format!("link {link} to {address} is opened"));
-                    self.links.insert(link, Link::new(connection, node, self.now));
+                    self.links.insert(link, Link::new(connection, address, node, self.now));
                     self.names.insert(connection, link);
                     let wait = node.map_or(Duration::ZERO, |node| self.latency(node));
                     self.after(wait, Event::Dial(link));

@@ -22,19 +22,37 @@ pub(crate) enum Proof {
     Topology,
 }
 
+/// Who is to answer at an address, as far as is known by now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Expected<'a> {
+    /// The node of this id.
+    Node(&'a NodeId),
+    /// A node that the topology names without an id.
+    Anybody,
+    /// No node of the topology is there.
+    Nobody,
+}
+
 impl Cluster {
-    /// What the node at this address has to answer first.
+    /// What the node at this address has to answer first. One that has left the topology, or has
+    /// not been in any, is known by nothing but those that it knows.
     pub(crate) fn proof_of(&self, address: &Address) -> Proof {
         match self.member(address) {
             Some(node) if node.id.is_some() => Proof::Id,
-            Some(node) if node.unknown && self.has_ids() => Proof::Topology,
+            Some(node) if !node.unknown => Proof::None,
+            _ if self.has_ids() => Proof::Topology,
             _ => Proof::None,
         }
     }
 
-    /// What the topology calls the node at this address.
-    pub(crate) fn id_at(&self, address: &Address) -> Option<&NodeId> {
-        self.member(address)?.id.as_ref()
+    /// Who is to answer at this address. The topology may have changed since a connection was
+    /// opened.
+    pub(crate) fn expected_at(&self, address: &Address) -> Expected<'_> {
+        match self.member(address) {
+            Some(Node { id: Some(id), .. }) => Expected::Node(id),
+            Some(_) => Expected::Anybody,
+            None => Expected::Nobody,
+        }
     }
 
     /// Whether a topology is of this cluster: it names a node that this one has. `true` where ids
@@ -83,5 +101,43 @@ impl Cluster {
 
     fn members(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|node| node.member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::topology::{Member, SlotRange};
+    use super::*;
+    use crate::config::Config;
+
+    fn cluster() -> Cluster {
+        let json = br#"{"settings": {"op_timeout": "1s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
+            "clusters": {"c": {"seeds": ["seed:1"]}}}"#;
+        Cluster::new(Config::from_json(json).unwrap().clusters.remove(0), 100)
+    }
+
+    /// One primary that is called `id`.
+    fn topology(primary: &str, id: Option<&str>) -> Topology {
+        let id = id.and_then(|id| NodeId::parse(id.as_bytes()));
+        let primary = Member { address: Address::parse(primary).unwrap(), id };
+        Topology::new(vec![SlotRange { slots: 0..=16383, primary, replicas: Vec::new() }], 0)
+    }
+
+    #[test]
+    fn who_is_not_in_the_topology_has_to_prove_more_than_who_is() {
+        let mut cluster = cluster();
+        let (old, new) = (Address::parse("old:1").unwrap(), Address::parse("new:1").unwrap());
+        assert_eq!(cluster.proof_of(&old), Proof::None, "nothing is known yet");
+        let now = Instant::default();
+        let _ = cluster.install(&topology("old:1", Some("a")), now);
+        assert_eq!(cluster.proof_of(&old), Proof::Id);
+        assert_eq!(cluster.expected_at(&old), Expected::Node(&NodeId::parse(b"a").unwrap()));
+        let _ = cluster.install(&topology("new:1", Some("a")), now);
+        assert_eq!((cluster.proof_of(&old), cluster.proof_of(&new)), (Proof::Topology, Proof::Id));
+        assert_eq!(cluster.expected_at(&old), Expected::Nobody);
+        let _ = cluster.install(&topology("new:1", None), now);
+        assert_eq!((cluster.proof_of(&old), cluster.proof_of(&new)), (Proof::None, Proof::None));
+        assert_eq!(cluster.expected_at(&new), Expected::Anybody);
     }
 }

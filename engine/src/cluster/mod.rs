@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use address::Address;
-pub(crate) use membership::Proof;
+pub(crate) use membership::{Expected, Proof};
 pub(crate) use node::Node;
 pub(crate) use node_id::NodeId;
 pub(crate) use redirect::{ErrorReply, Redirection};

@@ -3,7 +3,7 @@
 //!
 //! Nothing of a client has been written before: see [`super::handshake`].
 
-use crate::cluster::{Address, Cluster, NodeId, Topology};
+use crate::cluster::{Address, Cluster, Expected, NodeId, Topology};
 use crate::ids::ConnectionId;
 use crate::output::LogLevel;
 use crate::resp::Reply;
@@ -43,22 +43,24 @@ impl Upstream {
         now: Instant,
     ) -> Received {
         let Some((cluster, address)) = self.other_end(id) else { return Received::Closed };
-        let what = match (cluster.id_at(address), Answer::of(Reply::new(reply))) {
+        let text = match (cluster.expected_at(address), Answer::of(Reply::new(reply))) {
+            // Whoever answers now need not be the node that was there: what waits goes elsewhere.
+            (Expected::Nobody, _) => return self.refuse(id, "the topology names it no more", now),
             (_, Answer::NoProof(why)) => return self.take_no_proof(id, why, reply, now),
-            // The topology does not say any more which node is here.
-            (None, Answer::Id(_)) => return Received::Own,
-            (Some(expected), Answer::Id(text))
+            (Expected::Anybody, Answer::Id(_)) => return Received::Own,
+            (Expected::Node(expected), Answer::Id(text))
                 if NodeId::parse(text).as_ref() == Some(expected) =>
             {
                 return Received::Own;
             }
-            (expected, Answer::Id(text)) => {
-                wrong(expected, &format!("its id is {}", String::from_utf8_lossy(text)))
+            (_, Answer::Id(text)) => format!("its id is {}", String::from_utf8_lossy(text)),
+            (_, Answer::Error(text)) => {
+                format!("it answered CLUSTER MYID with '{}'", String::from_utf8_lossy(text))
             }
-            (expected, Answer::Error(text)) => {
-                let text = String::from_utf8_lossy(text);
-                wrong(expected, &format!("it answered CLUSTER MYID with '{text}'"))
-            }
+        };
+        let what = match cluster.expected_at(address) {
+            Expected::Node(expected) => format!("it is not node {expected}: {text}"),
+            Expected::Anybody | Expected::Nobody => text,
         };
         self.refuse_wrong(id, &what, now)
     }
@@ -167,12 +169,6 @@ impl<'a> Answer<'a> {
             _ => return Self::Error(error),
         })
     }
-}
-
-/// Why a node is not the one that was expected.
-fn wrong(expected: Option<&NodeId>, what: &str) -> String {
-    let expected = expected.map(ToString::to_string).unwrap_or_default();
-    format!("it is not node {expected}: {what}")
 }
 
 #[cfg(test)]

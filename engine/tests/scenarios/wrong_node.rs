@@ -61,6 +61,30 @@ fn whoever_answers_at_the_address_of_a_primary_that_died_gets_no_write() {
 }
 
 #[test]
+fn whoever_answers_gets_no_write_if_the_address_has_left_the_topology_meanwhile() {
+    let often = |config: &mut Config| {
+        config.clusters[0].refresh_rate = Duration::from_millis(100);
+    };
+    for by in 0..2 {
+        each_chunking_with(often, |mut driver| {
+            let (client, replica) = prepare(&mut driver);
+            let [standalone, foreign] = strangers();
+            replace_primary(&mut driver, if by == 0 { standalone } else { foreign });
+            driver.other.set_health(PRIMARY, Health::Silent);
+            driver.command(client, "SET a 2");
+            driver.cluster.promote(replica);
+            driver.cluster.rename(2, "node-2-elsewhere:1");
+            driver.wait(OP_TIMEOUT / 2);
+            driver.other.set_health(PRIMARY, Health::Well);
+            driver.wait(Duration::from_millis(100));
+            assert!(driver.other.executed.is_empty(), "{:?}", driver.other.executed);
+            assert_eq!(driver.received(client), "+OK ");
+            assert_eq!(driver.cluster.value("a").as_deref(), Some("2"));
+        });
+    }
+}
+
+#[test]
 fn what_is_not_executed_in_time_says_who_has_answered() {
     each_chunking(|mut driver| {
         let (client, _) = prepare(&mut driver);

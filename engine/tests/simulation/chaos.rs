@@ -6,6 +6,7 @@ use std::time::Duration;
 use slotmesh_engine::Slot;
 
 use super::cluster::{Health, MIRROR};
+use super::stranger::Kind;
 use super::world::{CHAOS, Event, World};
 
 /// A step of something that goes wrong.
@@ -30,6 +31,9 @@ pub enum Change {
     Roll(Vec<usize>),
     Migrate(u16),
     Learn(usize),
+    /// A stranger gets this address, or leaves it.
+    MoveIn(String, Kind),
+    MoveOut(String),
     /// These nodes are as before.
     Over(Vec<usize>),
 }
@@ -79,6 +83,10 @@ impl World {
                 if health == Health::Dead || (before == Health::Unreachable && self.rng.bool()) {
                     self.cut_all(node, health == Health::Dead);
                 }
+                if health == Health::Dead {
+                    let address = self.cluster.nodes[node].address.clone();
+                    self.vacate(&address);
+                }
                 self.run_all(node);
             }
             Change::Restart(node) => {
@@ -103,6 +111,9 @@ impl World {
                 self.all_learn();
             }
             Change::Rejoin(node) => {
+                if self.profile.strangers && self.rng.u8(..4) == 0 {
+                    self.cluster.give_new_id(node);
+                }
                 self.cluster.nodes[node].isolated = false;
                 self.cluster.nodes[node].health = Health::Well;
                 self.cluster.copy_all(node);
@@ -123,6 +134,8 @@ impl World {
                 }
             }
             Change::Learn(node) => self.cluster.learn(node),
+            Change::MoveIn(address, kind) => self.move_in(address, kind),
+            Change::MoveOut(address) => self.move_out(&address),
             Change::Over(nodes) => self.chaos.busy.retain(|node| !nodes.contains(node)),
         }
     }
@@ -130,7 +143,14 @@ impl World {
     /// A node is there again, perhaps elsewhere.
     fn come_back(&mut self, node: usize) {
         if self.profile.new_addresses {
-            self.cluster.move_to_new_address(node);
+            // Nobody takes connections along.
+            self.cut_all(node, true);
+            let before = self.cluster.nodes[node].address.clone();
+            let free = self.cluster.free_addresses();
+            let free = free.into_iter().filter(|_| self.profile.strangers && self.rng.bool());
+            let again = free.last();
+            self.cluster.move_to_new_address(node, again);
+            self.vacate(&before);
             self.all_learn();
         }
         self.cluster.learn(node);
@@ -320,7 +340,7 @@ impl World {
     }
 
     /// Lets something change in so many milliseconds.
-    fn later(&mut self, millis: std::ops::Range<u64>, change: Change) {
+    pub fn later(&mut self, millis: std::ops::Range<u64>, change: Change) {
         let wait = Duration::from_millis(self.rng.u64(millis));
         self.after(wait, Event::Change(change));
     }

@@ -8,6 +8,7 @@ use slotmesh_engine::{Instant, SLOTS, Slot};
 
 use super::journal::Journal;
 use super::node::Peer;
+use super::stranger::{Guest, Stranger};
 
 /// Shards; each has a primary and a replica.
 pub const SHARDS: usize = 3;
@@ -34,9 +35,17 @@ pub struct Cluster {
     changes: u64,
     /// How often a node has got a new address.
     moves: usize,
+    /// Addresses that nodes have had.
+    left: Vec<String>,
+    /// Nodes tell their ids.
+    pub tells_ids: bool,
+    pub strangers: Vec<Stranger>,
+    /// The strangers' ends of connections.
+    pub guests: BTreeMap<LinkId, Guest>,
 }
 
 /// What a node believes of the cluster.
+#[derive(Clone)]
 pub struct View {
     pub epoch: u64,
     /// The owner of each slot.
@@ -45,6 +54,8 @@ pub struct View {
     pub copies: BTreeMap<usize, usize>,
     /// Where each node is.
     pub addresses: Vec<String>,
+    /// What each node calls itself.
+    pub ids: Vec<String>,
 }
 
 /// How a node is.
@@ -88,12 +99,15 @@ pub enum Value {
 
 impl Cluster {
     /// A cluster, and a mirror if there is to be one.
-    pub fn new(mirror: bool) -> Self {
+    pub fn new(mirror: bool, tells_ids: bool) -> Self {
         let owners = (0..SLOTS).map(|slot| slot * SHARDS / SLOTS).collect();
         let copies = (0..SHARDS).map(|shard| (SHARDS + shard, shard)).collect();
         let count = MIRROR + usize::from(mirror);
         let addresses: Vec<_> = (0..count).map(|number| format!("node-{number}:6379")).collect();
-        let truth = Rc::new(View { epoch: 1, owners, copies, addresses: addresses.clone() });
+        let ids = (0..count).map(|number| format!("{number:040x}")).collect();
+        let addresses_there = addresses.clone();
+        let view = View { epoch: 1, owners, copies, addresses: addresses_there, ids };
+        let truth = Rc::new(view);
         let nodes = addresses.into_iter().map(|address| Node {
             address,
             health: Health::Well,
@@ -117,6 +131,10 @@ impl Cluster {
             outbox: Vec::new(),
             changes: 0,
             moves: 0,
+            left: Vec::new(),
+            tells_ids,
+            strangers: Vec::new(),
+            guests: BTreeMap::new(),
         }
     }
 
@@ -125,16 +143,30 @@ impl Cluster {
         self.nodes.iter().position(|node| node.address == address)
     }
 
-    /// A node is known by another address from now on; others hear of it one by one.
-    pub fn move_to_new_address(&mut self, node: usize) {
+    /// Addresses that nodes have had and nobody has.
+    pub fn free_addresses(&self) -> Vec<String> {
+        let is_free = |at: &&String| self.at(at).is_none() && !self.is_strange(at);
+        self.left.iter().filter(is_free).cloned().collect()
+    }
+
+    /// A node is known by another address from now on, one that was another node's or a new one;
+    /// others hear of it one by one.
+    pub fn move_to_new_address(&mut self, node: usize, address: Option<String>) {
         self.moves += 1;
-        let address = format!("node-{node}-{}:6379", self.moves);
-        self.nodes[node].address.clone_from(&address);
-        let View { epoch, owners, copies, addresses } = &*self.truth;
-        let mut addresses = addresses.clone();
-        addresses[node] = address;
-        let (owners, copies) = (owners.clone(), copies.clone());
-        self.truth = Rc::new(View { epoch: *epoch, owners, copies, addresses });
+        let address = address.unwrap_or_else(|| format!("node-{node}-{}:6379", self.moves));
+        let before = std::mem::replace(&mut self.nodes[node].address, address.clone());
+        self.left.push(before);
+        let mut view = (*self.truth).clone();
+        view.addresses[node] = address;
+        self.truth = Rc::new(view);
+    }
+
+    /// A node is not known by what it was called from now on; others hear of it one by one.
+    pub fn give_new_id(&mut self, node: usize) {
+        self.moves += 1;
+        let mut view = (*self.truth).clone();
+        view.ids[node] = format!("{:040x}", 100 * self.moves + node);
+        self.truth = Rc::new(view);
     }
 
     /// Notes that a node has executed a write of this text.
@@ -244,8 +276,8 @@ impl Cluster {
     }
 
     fn agree(&mut self, owners: Vec<usize>, copies: BTreeMap<usize, usize>, first: &[usize]) {
-        let (epoch, addresses) = (self.truth.epoch + 1, self.truth.addresses.clone());
-        self.truth = Rc::new(View { epoch, owners, copies, addresses });
+        let view = View { epoch: self.truth.epoch + 1, owners, copies, ..(*self.truth).clone() };
+        self.truth = Rc::new(view);
         for node in first {
             self.learn(*node);
         }
@@ -264,6 +296,7 @@ impl Cluster {
     /// A connection is gone, as its node sees it.
     pub fn hang_up(&mut self, link: LinkId) {
         self.peers.remove(&link);
+        self.guests.remove(&link);
     }
 }
 

@@ -86,6 +86,14 @@ impl World {
         self.up_to(LATENCY) + self.cluster.nodes[node].delay
     }
 
+    /// How long bytes take on a connection, each way.
+    fn latency_on(&mut self, number: LinkId) -> Duration {
+        match self.links[&number].node {
+            Some(node) => self.latency(node),
+            None => self.up_to(LATENCY),
+        }
+    }
+
     /// Cuts bytes somewhere, or not at all.
     pub fn tear(&mut self, bytes: Vec<u8>) -> Vec<Vec<u8>> {
         let mut pieces = Vec::new();
@@ -99,11 +107,19 @@ impl World {
     }
 
     pub fn dial(&mut self, number: LinkId) {
+        let Some(link) = self.links.get_mut(&number).filter(|link| link.is_proxys()) else {
+            return;
+        };
+        let is_strange = self.cluster.is_strange(&link.address);
+        // Who is there may not be who was there when the proxy began to connect.
+        link.node = self.cluster.at(&link.address).filter(|_| !is_strange);
+        if is_strange {
+            self.cluster.receive(number, &link.address);
+            return self.accept(number);
+        }
         let link = &self.links[&number];
         let refused = |reason| Event::ProxyHangUp(number, reason);
-        // It may have gone elsewhere meanwhile.
-        let is_there = |node: &usize| self.cluster.nodes[*node].address == link.address;
-        let Some(node) = link.node.filter(is_there) else {
+        let Some(node) = link.node else {
             let waits = self.profile.silent_addresses && self.now < link.opened + CONNECT_TIMEOUT;
             return match waits {
                 true => self.after(Duration::from_millis(50), Event::Dial(number)),
@@ -111,7 +127,6 @@ impl World {
             };
         };
         match self.cluster.nodes[node].health {
-            _ if !link.is_proxys() => {}
             Health::Unreachable if self.now < link.opened + CONNECT_TIMEOUT => {
                 self.after(Duration::from_millis(50), Event::Dial(number));
             }
@@ -120,21 +135,24 @@ impl World {
             Health::Well | Health::Silent => {
                 let lag = self.up_to(LAG);
                 self.cluster.peers.insert(number, Peer::new(node, lag));
-                let wait = self.latency(node);
-                let arrives = self.now + wait;
-                if let Some(link) = self.links.get_mut(&number) {
-                    link.last_down = arrives;
-                }
-                self.at(arrives, Event::Established(number));
+                self.accept(number);
             }
         }
+    }
+
+    fn accept(&mut self, number: LinkId) {
+        let arrives = self.now + self.latency_on(number);
+        if let Some(link) = self.links.get_mut(&number) {
+            link.last_down = arrives;
+        }
+        self.at(arrives, Event::Established(number));
     }
 
     pub fn send_to_node(&mut self, number: LinkId, bytes: Vec<u8>) {
         assert!(!bytes.is_empty(), "an empty write");
         self.tell(|| format!("link {number} <- {}", bytes.escape_ascii()));
         for piece in self.tear(bytes) {
-            let wait = self.latency(self.links[&number].node.expect("a node"));
+            let wait = self.latency_on(number);
             let now = self.now;
             let Some(link) = self.links.get_mut(&number) else { return };
             if link.cut.is_some() {
@@ -155,6 +173,7 @@ impl World {
             peer.input.extend_from_slice(&bytes);
             self.cluster.run(number, self.now);
         }
+        self.cluster.answer_as_stranger(number, &bytes);
     }
 
     /// Replies of nodes set out.
@@ -162,7 +181,7 @@ impl World {
         for (number, bytes) in std::mem::take(&mut self.cluster.outbox) {
             self.tell(|| format!("link {number} -> {}", bytes.escape_ascii()));
             for piece in self.tear(bytes) {
-                let wait = self.latency(self.links[&number].node.expect("a node"));
+                let wait = self.latency_on(number);
                 let now = self.now;
                 let Some(link) = self.links.get_mut(&number) else { break };
                 if link.cut.is_some() {

@@ -16,6 +16,7 @@ mod listener;
 mod node;
 mod profile;
 mod script;
+mod stranger;
 mod workload;
 mod world;
 
@@ -76,6 +77,29 @@ fn nothing_is_lost_while_nodes_that_failed_come_back_elsewhere() {
     static PROFILE: Profile =
         Profile { fail_over: 1, new_addresses: true, silent_addresses: true, ..PEACEFUL };
     simulate("nothing_is_lost_while_nodes_that_failed_come_back_elsewhere", &PROFILE);
+}
+
+#[test]
+fn nothing_is_told_to_strangers_who_get_the_addresses_of_nodes_that_failed() {
+    static PROFILE: Profile = Profile {
+        cut: 1,
+        reshard: 1,
+        fail_over: 4,
+        new_addresses: true,
+        silent_addresses: true,
+        strangers: true,
+        ..PEACEFUL
+    };
+    simulate("nothing_is_told_to_strangers_who_get_the_addresses_of_nodes_that_failed", &PROFILE);
+}
+
+#[test]
+fn nobody_notices_that_strangers_get_the_addresses_of_nodes_that_are_restarted() {
+    static PROFILE: Profile = Profile { read_policy: "PREFER_REPLICA", strangers: true, ..ORDERLY };
+    simulate(
+        "nobody_notices_that_strangers_get_the_addresses_of_nodes_that_are_restarted",
+        &PROFILE,
+    );
 }
 
 #[test]

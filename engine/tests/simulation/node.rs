@@ -38,7 +38,8 @@ struct Blocked {
     key: Vec<u8>,
 }
 
-type Command = Vec<Vec<u8>>;
+/// The words of a command.
+pub type Command = Vec<Vec<u8>>;
 
 impl Peer {
     pub fn new(node: usize, lag: Duration) -> Self {
@@ -132,7 +133,10 @@ impl Cluster {
                 let epoch = self.nodes[node].view.epoch;
                 encode::bulk(out, format!("cluster_current_epoch:{epoch}\r\n").as_bytes());
             }
-            b"CLUSTER" => self.write_slots(node, out),
+            b"CLUSTER" if command[1] == b"MYID" => {
+                encode::bulk(out, self.truth.ids[node].as_bytes());
+            }
+            b"CLUSTER" => self.write_slots(node, now, out),
             b"UNWATCH" => {
                 peer.watched.clear();
                 encode::simple(out, b"OK");
@@ -509,7 +513,7 @@ impl Cluster {
         keys.iter().for_each(|(_, key)| encode::bulk(out, key));
     }
 
-    fn write_slots(&self, node: usize, out: &mut Vec<u8>) {
+    fn write_slots(&self, node: usize, now: Instant, out: &mut Vec<u8>) {
         let view = &self.nodes[node].view;
         let starts = (0..SLOTS).filter(|at| *at == 0 || view.owners[*at] != view.owners[*at - 1]);
         let starts: Vec<_> = starts.collect();
@@ -523,16 +527,24 @@ impl Cluster {
             encode::integer(out, *start as i64);
             encode::integer(out, end as i64);
             for node in nodes {
-                let (host, port) = view.addresses[node].rsplit_once(':').unwrap();
-                encode::array_header(out, 2);
+                let address = match self.is_noticed(&view.addresses[node], now) {
+                    true => ":0",
+                    false => &view.addresses[node],
+                };
+                let (host, port) = address.rsplit_once(':').unwrap();
+                encode::array_header(out, if self.tells_ids { 3 } else { 2 });
                 encode::bulk(out, host.as_bytes());
                 encode::integer(out, port.parse().unwrap());
+                if self.tells_ids {
+                    encode::bulk(out, view.ids[node].as_bytes());
+                }
             }
         }
     }
 }
 
-fn take_command(input: &mut Vec<u8>) -> Option<Command> {
+/// Takes the first command out of what has come, if all of it has.
+pub fn take_command(input: &mut Vec<u8>) -> Option<Command> {
     if input.is_empty() {
         return None;
     }

@@ -23,6 +23,8 @@ pub struct Profile {
     pub new_addresses: bool,
     /// Nobody refuses connections to an address that is gone.
     pub silent_addresses: bool,
+    /// Others get the addresses that are free. Nodes tell their ids; else some clusters do.
+    pub strangers: bool,
     /// Weights of the faults; 0: never.
     pub cut: u32,
     pub reshard: u32,
@@ -49,6 +51,7 @@ pub const PEACEFUL: Profile = Profile {
     rolling: false,
     new_addresses: false,
     silent_addresses: false,
+    strangers: false,
     cut: 0,
     reshard: 0,
     fail_over: 0,

@@ -79,7 +79,8 @@ pub struct World {
 impl World {
     pub fn new(profile: &'static Profile, seed: u64, trace: bool) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let cluster = Cluster::new(profile.mirror);
+        let tells_ids = profile.strangers || rng.u8(..4) > 0;
+        let cluster = Cluster::new(profile.mirror, tells_ids);
         let config = profile.config(&cluster, &mut rng);
         let now = Instant::from_nanos(1_000_000_000);
         let limits = config.limits;

@@ -134,6 +134,7 @@ impl Mesh {
         options.template = template.into();
         options.binary = proxy.envoy.clone();
         options.process_environment = proxy.environment.clone();
+        options.bootstrap_override = self.world().bootstrap_override(&proxy)?;
         let envoy = Envoy::start(options)?;
         Ok(Sidecar { mesh: Arc::clone(self), proxy, envoy })
     }
@@ -162,6 +163,21 @@ impl Mesh {
 }
 
 impl World {
+    /// What the agent has Envoy merge over the bootstrap. Without the ConfigMap that a pod names, the
+    /// kubelet does not start it.
+    fn bootstrap_override(&self, proxy: &Proxy) -> Result<Option<String>> {
+        let Some(name) = &proxy.bootstrap_override else { return Ok(None) };
+        let named = |object: &&Value| {
+            object["kind"] == "ConfigMap"
+                && object["metadata"]["name"] == name.as_str()
+                && object["metadata"]["namespace"] == proxy.namespace.as_str()
+        };
+        let map = self.objects.iter().find(named);
+        let map = map.with_context(|| format!("there is no ConfigMap {name}"))?;
+        let text = map["data"]["custom_bootstrap.json"].as_str();
+        Ok(Some(text.with_context(|| format!("{name} has no custom_bootstrap.json"))?.to_owned()))
+    }
+
     /// All that `proxy` can be given.
     fn resources(&self, proxy: &Proxy, bound: &mut Bound) -> Result<Resources> {
         let mut rendered = render(proxy, &self.services, &self.objects)?;

@@ -24,6 +24,8 @@ pub struct Proxy {
     pub version: String,
     /// Its Envoy; `None` is the one that `make deps` installed.
     pub envoy: Option<PathBuf>,
+    /// The ConfigMap that its annotation `sidecar.istio.io/bootstrapOverride` names.
+    pub bootstrap_override: Option<String>,
     /// Whether it is a gateway rather than a client's sidecar. It has no listener of its own.
     pub gateway: bool,
     /// Variables of its Envoy's container.
@@ -40,6 +42,7 @@ impl Proxy {
             metadata: BTreeMap::new(),
             version: "1.31.0".to_owned(),
             envoy: None,
+            bootstrap_override: None,
             gateway: false,
             environment: BTreeMap::new(),
         }

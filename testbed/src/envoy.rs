@@ -58,6 +58,8 @@ pub struct EnvoyOptions {
     /// The bootstrap, in which the testbed fills in the `@NAMES@`: envoy/bootstrap.yaml, unless
     /// something else is to be served than the module.
     pub template: Cow<'static, str>,
+    /// What Envoy merges over the bootstrap: its `--config-yaml`.
+    pub bootstrap_override: Option<String>,
     /// Where the bootstrap made of the template goes; `None` is a place that goes with it.
     pub bootstrap: Option<PathBuf>,
     /// How long the clients of a listener that has been changed or drained may stay.
@@ -80,6 +82,7 @@ impl EnvoyOptions {
             admin_port: None,
             log_level: "warning".to_owned(),
             template: Cow::Borrowed(TEMPLATE),
+            bootstrap_override: None,
             bootstrap: None,
             drain_time: Duration::from_secs(600),
         }
@@ -159,6 +162,9 @@ impl Envoy {
         let mut command = Command::new(binary);
         command.envs(&options.process_environment);
         command.arg("--config-path").arg(&bootstrap);
+        if let Some(text) = &options.bootstrap_override {
+            command.arg("--config-yaml").arg(text);
+        }
         command.args(["--concurrency", &options.concurrency.to_string()]);
         command.args(["--drain-time-s", &options.drain_time.as_secs().to_string()]);
         command.args(["--log-level", &options.log_level, "--component-log-level", "wasm:info"]);
@@ -194,6 +200,16 @@ impl Envoy {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let text = line.and_then(|line| line.trim().strip_suffix(" kB"));
         Ok(text.context("Envoy has ended")?.parse()?)
+    }
+
+    /// Bytes that its allocator has given back to the kernel and keeps for no one.
+    ///
+    /// # Errors
+    /// The admin interface does not answer.
+    pub fn released_bytes(&self) -> Result<u64> {
+        let memory: Value = serde_json::from_str(&http_get(self.admin, "/memory")?)?;
+        let released = memory["pageheap_unmapped"].as_str();
+        Ok(released.context("Envoy does not say what it has released")?.parse()?)
     }
 
     /// All it logged so far.

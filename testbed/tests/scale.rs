@@ -24,6 +24,9 @@ use support::{Client, StopOnDrop, Workload, exchange};
 /// Long enough for anything on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Long enough for Envoy to give back all the memory that it will.
+const RELEASED: Duration = Duration::from_secs(360);
+
 /// As many as envoy/bootstrap.yaml lets in.
 const IDLE_CLIENTS: usize = 10_000;
 
@@ -209,6 +212,21 @@ fn ten_thousand_idle_clients_are_served_and_cost_little() {
     assert!(!matches!(std::io::Read::read(&mut late, &mut [0]), Ok(1..)), "it was let in");
 }
 
+/// All of it takes minutes: the allocator keeps what was needed lately.
+#[test]
+fn memory_that_compiling_the_module_took_goes_back_to_the_kernel() {
+    let _alone = alone();
+    let envoy = envoy(&["127.0.0.1:1".to_owned()], 1);
+    until("Envoy to give memory back", PATIENCE, || {
+        let released = envoy.released_bytes()?;
+        Ok(match released >= 4 << 20 {
+            true => Probe::Ready(()),
+            false => Probe::NotYet(format!("{released} bytes so far")),
+        })
+    })
+    .unwrap();
+}
+
 #[test]
 #[ignore = "it only measures: `make scale`"]
 fn what_a_start_and_a_worker_cost() {
@@ -248,6 +266,10 @@ fn what_a_start_and_a_worker_cost() {
         );
     }
     eprintln!("each further worker: {} MiB", (memory[2] - memory[0]) / 3 / 1024);
+    let envoy = envoy(&redis.seeds(), 1);
+    assert_eq!(Client::connect(envoy.addr()).call(&["GET", "a"]), b"$-1\r\n");
+    thread::sleep(RELEASED);
+    eprintln!("1 worker, {RELEASED:?} later: {} MiB", envoy.resident_kib().unwrap() / 1024);
 }
 
 /// `SLOTMESH_SOAK_SECONDS=3600` goes on for an hour.

@@ -1,9 +1,10 @@
 //! The bases on the Envoy of each Istio that istio/README.md calls tested.
 
 use crate::support::{
-    DIGEST, IMAGE, PATIENCE, REDIS, SEED, World, ask, base, passed, services, wait_for_answer,
+    DIGEST, IMAGE, PATIENCE, REDIS, SEED, World, ask, base, manifests, passed, services, sidecar,
+    wait_for_answer,
 };
-use slotmesh_istio_test::{Mesh, Proxy, image};
+use slotmesh_istio_test::{Mesh, Proxy, image, kustomize};
 use slotmesh_testbed::wait::{Probe, until};
 use slotmesh_testbed::walkthrough::{RedisCli, sharding};
 use slotmesh_testbed::{ClusterOptions, Port, RedisCluster, locate, or_skip};
@@ -39,6 +40,37 @@ fn it_comes_to_a_running_sidecar_of_istio_1_28_that_has_started_with_v8() {
     .unwrap();
     wait_for_answer(addr, "SET a 1", "+OK");
     assert_eq!(client.refusals(), Vec::<String>::new());
+}
+
+#[test]
+fn release_memory_makes_each_envoy_give_back_what_compiling_took() {
+    for (istio, envoy) in [("1.28.0", Some("1.36.4")), ("1.31.0", Some("1.39.3")), ("", None)] {
+        let mut proxy = sidecar("client");
+        if let Some(version) = envoy {
+            let Some(binary) = or_skip(locate::envoy_of(version)) else { continue };
+            proxy = Proxy { version: istio.to_owned(), envoy: Some(binary), ..proxy };
+        }
+        let objects =
+            kustomize::build(&manifests().join("k8s").join("client-release-memory")).unwrap();
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+        let name = annotations["sidecar.istio.io/bootstrapOverride"].as_str().unwrap();
+        proxy.bootstrap_override = Some(name.to_owned());
+        let world = World::start();
+        world.mesh.apply(&objects).unwrap();
+        world.mesh.apply(&base("service")).unwrap();
+        let client = world.mesh.start(proxy).unwrap();
+        wait_for_answer(client.addr(REDIS).unwrap(), "SET a 1", "+OK");
+        until("Envoy to give memory back", PATIENCE, || {
+            let released = client.envoy().released_bytes()?;
+            Ok(match released >= 4 << 20 {
+                true => Probe::Ready(()),
+                false => Probe::NotYet(format!("{released} bytes so far, {envoy:?}")),
+            })
+        })
+        .unwrap();
+        assert_eq!(client.refusals(), Vec::<String>::new());
+    }
 }
 
 fn walk_through(istio: &str, envoy: &str) {

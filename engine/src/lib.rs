@@ -42,6 +42,7 @@ mod features;
 mod flight;
 mod ids;
 mod mirror;
+mod offer;
 mod output;
 mod pool_key;
 mod proxy;

@@ -1,4 +1,5 @@
-//! What the proxy allocates for a command: nothing, once it is warm.
+//! What the proxy allocates for a command: nothing, once it is warm. And what it copies of large
+//! values: nothing, where the driver lets it have the buffer.
 //!
 //! A binary of its own, because it counts by means of the global allocator.
 
@@ -79,6 +80,70 @@ fn a_set_of_a_kilobyte_allocates_nothing() {
 fn a_pipeline_of_64_allocates_nothing() {
     let get = b"*2\r\n$3\r\nGET\r\n$5\r\nkey:1\r\n";
     Pair::new().allocates_nothing(&get.repeat(64), &b"$5\r\nvalue\r\n".repeat(64));
+}
+
+/// A bulk string of so many bytes.
+fn bulk(len: usize) -> Vec<u8> {
+    [format!("${len}\r\n").as_bytes(), &vec![b'x'; len], b"\r\n"].concat()
+}
+
+#[test]
+fn a_reply_that_comes_alone_is_not_copied() {
+    let mut pair = Pair::new();
+    for len in [5_000, 16_384, 1 << 20] {
+        pair.proxy.handle_downstream_data(pair.session, b"GET a\r\n", pair.now);
+        drain(&mut pair.proxy);
+        let reply = bulk(len);
+        let mut buffer = reply.clone();
+        let came = buffer.as_ptr();
+        pair.proxy.handle_upstream_buffer(pair.node, &mut buffer, pair.now);
+        assert_eq!(written(&mut pair.proxy), [(came, reply)], "{len}");
+    }
+}
+
+#[test]
+fn the_pieces_of_a_relayed_reply_are_not_copied() {
+    let mut pair = Pair::new();
+    pair.proxy.handle_downstream_data(pair.session, b"GET a\r\n", pair.now);
+    drain(&mut pair.proxy);
+    for piece in bulk(1 << 20).chunks(100_000) {
+        let mut buffer = piece.to_vec();
+        let came = buffer.as_ptr();
+        pair.proxy.handle_upstream_buffer(pair.node, &mut buffer, pair.now);
+        assert_eq!(written(&mut pair.proxy), [(came, piece.to_vec())]);
+    }
+}
+
+#[test]
+fn what_comes_behind_a_reply_that_is_moved_stays_behind_it() {
+    let mut pair = Pair::new();
+    let commands = b"GET a\r\nPING\r\nQUIT\r\n";
+    pair.proxy.handle_downstream_data(pair.session, commands, pair.now);
+    drain(&mut pair.proxy);
+    let reply = bulk(10_000);
+    pair.proxy.handle_upstream_buffer(pair.node, &mut reply.clone(), pair.now);
+    let mut got = Vec::new();
+    let mut is_closed = false;
+    while let Some(output) = pair.proxy.poll_output() {
+        match output {
+            Output::WriteDownstream { bytes, .. } => got.extend_from_slice(bytes),
+            Output::CloseDownstream { .. } => is_closed = true,
+            _ => assert!(!is_closed, "nothing follows the end"),
+        }
+    }
+    assert!(is_closed);
+    assert!(got == [&reply[..], b"+PONG\r\n+OK\r\n"].concat());
+}
+
+/// What the proxy wants written to its client, and where that is.
+fn written(proxy: &mut Proxy) -> Vec<(*const u8, Vec<u8>)> {
+    let mut written = Vec::new();
+    while let Some(output) = proxy.poll_output() {
+        if let Output::WriteDownstream { bytes, .. } = output {
+            written.push((bytes.as_ptr(), bytes.to_vec()));
+        }
+    }
+    written
 }
 
 /// Does nothing that the proxy wants but counts the bytes that go up and down.

@@ -136,7 +136,9 @@ impl Router {
     ) {
         let now = host::now();
         match bytes {
-            Ok(bytes) => self.proxy.handle_upstream_data(connection, &bytes, now),
+            Ok(mut bytes) => {
+                self.proxy.handle_upstream_buffer(connection, bytes.buffer(), now);
+            }
             Err(error) => {
                 self.proxy.handle_upstream_close(connection, &error.to_string(), now);
             }

@@ -60,7 +60,8 @@ pub(crate) fn events(bytes: &[u8]) {
 
 impl World {
     fn new() -> Self {
-        let config = Config::from_json(CONFIGURATION).expect("the configuration is right");
+        let mut config = Config::from_json(CONFIGURATION).expect("the configuration is right");
+        config.limits.moved_bytes = 1;
         Self {
             proxy: Proxy::new(config, 1),
             now: Instant::from_nanos(1_000_000_000),
@@ -115,7 +116,7 @@ impl World {
 
     fn say(&mut self, connection: ConnectionId, data: &[u8]) {
         self.establish(connection);
-        self.proxy.handle_upstream_data(connection, data, self.now);
+        self.proxy.handle_upstream_buffer(connection, &mut data.to_vec(), self.now);
         self.obey();
     }
 

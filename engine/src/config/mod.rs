@@ -252,6 +252,9 @@ pub struct Limits {
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
+    /// A buffer with so many bytes is passed on as it is where that is possible, and fewer are
+    /// copied.
+    pub moved_bytes: usize,
     /// Bytes of all clients' replies that wait, for those before them or for their other parts;
     /// beyond it the client that has most of them is closed.
     pub waiting_reply_bytes: usize,
@@ -344,6 +347,7 @@ impl Default for Limits {
             session_bytes: 16 * 1024 * 1024,
             input_bytes: 256 * 1024 * 1024,
             reply_bytes: 32 * 1024,
+            moved_bytes: 4 * 1024,
             waiting_reply_bytes: 512 * 1024 * 1024,
             connection_bytes: 256 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,

@@ -143,6 +143,9 @@ pub(super) struct Input {
 pub(super) struct Output {
     /// What may leave.
     pub(super) bytes: Vec<u8>,
+    /// So many bytes are before them, but still in the buffer that the client has claimed: see
+    /// [`super::Downstream::give_buffer`].
+    pub(super) claimed: usize,
     /// While a reply is relayed as it comes: what is to leave behind it.
     pub(super) behind_relay: Option<Vec<u8>>,
     /// A write is queued already.
@@ -250,5 +253,11 @@ impl Client {
             self.output.bytes = buffers.take();
         }
         &mut self.output.bytes
+    }
+
+    /// How much may leave.
+    #[inline]
+    pub(super) fn output_len(&self) -> usize {
+        self.output.claimed + self.output.bytes.len()
     }
 }

@@ -22,6 +22,7 @@ use crate::budget::ByteBudget;
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::ids::{self, IdentityId, SessionId};
+use crate::offer::Offer;
 use crate::output::{LogLevel, Output};
 use crate::resp::{self, Protocol};
 use crate::stats::{ClientStats, DownstreamGauges};
@@ -64,6 +65,9 @@ pub(crate) struct Downstream {
     http_warnings: Throttle,
     /// The bytes of the last [`Output::WriteDownstream`].
     lent: Vec<u8>,
+    /// What a node has sent, and the client that gets it as it is.
+    offer: Offer,
+    claimant: Option<SessionId>,
 }
 
 /// An output about clients that waits to be polled; ids only, the bytes stay with their owners.
@@ -95,6 +99,8 @@ impl Downstream {
             lingering: VecDeque::new(),
             http_warnings: Throttle::new(HTTP_WARNING_PAUSE),
             lent: Vec::new(),
+            offer: Offer::default(),
+            claimant: None,
         }
     }
 
@@ -242,7 +248,7 @@ impl Downstream {
     /// Bytes of a client's input and output that wait.
     pub(crate) fn buffered(&self, id: SessionId) -> (usize, usize) {
         let client = self.clients.get(id);
-        client.map_or((0, 0), |one| (one.input.bytes.len(), one.output.bytes.len()))
+        client.map_or((0, 0), |one| (one.input.bytes.len(), one.output_len()))
     }
 
     pub(crate) fn is_open(&self, id: SessionId) -> bool {
@@ -256,6 +262,36 @@ impl Downstream {
     pub(crate) fn output(&mut self, id: SessionId) -> Option<&mut Vec<u8>> {
         let client = self.clients.get_mut(id)?;
         Some(client.output(&mut self.buffers))
+    }
+
+    /// Appends a reply, or a piece of one, to what a client gets next.
+    #[inline]
+    pub(crate) fn append(&mut self, id: SessionId, reply: &[u8]) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.output_len() == 0 && self.offer.claim(reply) {
+            client.output.claimed = reply.len();
+            self.claimant = Some(id);
+        } else {
+            client.output(&mut self.buffers).extend_from_slice(reply);
+        }
+    }
+
+    /// A node has sent `bytes`. If they turn out to be one reply, or a piece of one, the client
+    /// that gets it may have their buffer, by [`Self::give_buffer`].
+    pub(crate) fn offer_buffer(&mut self, bytes: &[u8], least: usize) {
+        self.offer.make(bytes, least);
+    }
+
+    /// Gives the buffer to the client that has claimed it, if one has, and leaves another one.
+    pub(crate) fn give_buffer(&mut self, buffer: &mut Vec<u8>) {
+        self.offer.withdraw();
+        let Some(id) = self.claimant.take() else { return };
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if std::mem::take(&mut client.output.claimed) > 0 {
+            let output = client.output(&mut self.buffers);
+            buffer.extend_from_slice(output);
+            std::mem::swap(buffer, output);
+        }
     }
 
     /// Whether the command that is being read gets no reply.
@@ -334,7 +370,7 @@ impl Downstream {
     #[inline]
     pub(crate) fn queue_write(&mut self, id: SessionId) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let len = client.output.bytes.len();
+        let len = client.output_len();
         let is_kept_back = client.input.paused && !client.is_closing() && len < KEPT_BACK;
         if !client.output.write_queued && len > 0 && !is_kept_back {
             client.output.write_queued = true;
@@ -399,6 +435,7 @@ impl Downstream {
     pub(crate) fn clear_output(&mut self, id: SessionId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.output.bytes.clear();
+            client.output.claimed = 0;
         }
     }
 
@@ -492,5 +529,7 @@ impl Downstream {
     pub(crate) fn check_invariants(&self) {
         let counted: usize = self.clients.iter().map(|(_, client)| client.input.counted).sum();
         assert_eq!(counted, self.input.used(), "bytes of input");
+        let is_claimed = |(_, client): (_, &Client)| client.output.claimed > 0;
+        assert!(!self.clients.iter().any(is_claimed), "a claim lasts no longer than its event");
     }
 }

@@ -197,9 +197,7 @@ impl Exchange {
         if turn == Turn::Later {
             return self.keep_reply(id, reply);
         }
-        if let Some(output) = self.downstream.output(client) {
-            output.extend_from_slice(reply);
-        }
+        self.downstream.append(client, reply);
         self.deliver_next(client, turn, in_time);
     }
 

@@ -50,10 +50,8 @@ impl Exchange {
     }
 
     fn relay_piece(&mut self, from: ConnectionId, piece: &[u8]) {
-        if let Some((_, client)) = self.relayed_to(from)
-            && let Some(output) = self.downstream.output(client)
-        {
-            output.extend_from_slice(piece);
+        if let Some((_, client)) = self.relayed_to(from) {
+            self.downstream.append(client, piece);
             self.downstream.queue_write(client);
             self.flight.note_relayed(client, piece.len());
         }

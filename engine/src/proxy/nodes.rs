@@ -16,6 +16,22 @@ impl Proxy {
     /// A node has sent bytes.
     pub fn handle_upstream_data(&mut self, id: ConnectionId, data: &[u8], now: Instant) {
         self.x.set_time(now);
+        self.read_replies(id, data);
+        self.settle();
+    }
+
+    /// The same, where the engine may keep the buffer. It leaves another one then, with whatever is
+    /// in that.
+    pub fn handle_upstream_buffer(&mut self, id: ConnectionId, buffer: &mut Vec<u8>, now: Instant) {
+        self.x.set_time(now);
+        self.x.downstream.offer_buffer(buffer, self.x.config.limits.moved_bytes);
+        self.read_replies(id, buffer);
+        self.x.downstream.give_buffer(buffer);
+        self.settle();
+    }
+
+    fn read_replies(&mut self, id: ConnectionId, data: &[u8]) {
+        let now = self.x.now();
         let Some(mut reading) = self.x.upstream.start_reading(id, data, now) else { return };
         while let Some(frame) = reading.next() {
             match frame {
@@ -40,7 +56,6 @@ impl Proxy {
             }
         }
         self.x.upstream.end_reading(id, reading);
-        self.settle();
     }
 
     /// A connection to a node could not be established, or has ended. `reason` is for people.

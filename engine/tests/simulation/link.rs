@@ -200,7 +200,7 @@ impl World {
         link.down -= bytes.len();
         allow(&mut bytes, link.cut.as_mut().map(|(_, down)| down));
         if !link.closed && !bytes.is_empty() {
-            self.proxy.handle_upstream_data(link.connection, &bytes, self.now);
+            self.proxy.handle_upstream_buffer(link.connection, &mut bytes, self.now);
         }
     }
 

@@ -98,6 +98,8 @@ impl Driver {
                 "clusters": {"main": {"seeds": ["node-0:1", "node-1:1"]}}}"#,
         )
         .unwrap();
+        // So that more is moved than large values alone.
+        config.limits.moved_bytes = 1;
         change(&mut config);
         Self {
             proxy: Proxy::new(config, 1),
@@ -231,7 +233,7 @@ impl Driver {
         let is_asked = |link: &&Link| link.address == address && !link.peer.input.is_empty();
         let connection = self.links.iter().find(is_asked).expect("a question").connection;
         for chunk in cut(self.chunking, bytes) {
-            self.proxy.handle_upstream_data(connection, chunk, self.now);
+            self.proxy.handle_upstream_buffer(connection, &mut chunk.to_vec(), self.now);
             self.obey();
         }
         self.settle();
@@ -344,7 +346,7 @@ impl Driver {
                 let output = std::mem::take(&mut link.peer.output);
                 let connection = link.connection;
                 for chunk in cut(self.chunking, &output) {
-                    self.proxy.handle_upstream_data(connection, chunk, self.now);
+                    self.proxy.handle_upstream_buffer(connection, &mut chunk.to_vec(), self.now);
                     self.obey();
                 }
                 return true;

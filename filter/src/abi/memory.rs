@@ -16,6 +16,11 @@ const KEPT_CAPACITY: usize = 1024 * 1024;
 pub(crate) struct HostBytes(Vec<u8>);
 
 impl HostBytes {
+    /// Their memory, which may be exchanged for another piece.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
     fn empty() -> Self {
         Self(Vec::new())
     }
@@ -59,6 +64,10 @@ impl Drop for HostBytes {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     let mut buffer = SPARE.take();
+    if buffer.capacity() < size {
+        // To grow it would copy what is in it, which nobody wants any more.
+        drop(std::mem::take(&mut buffer));
+    }
     buffer.clear();
     buffer.reserve_exact(size);
     LENT_CAPACITY.set(buffer.capacity());

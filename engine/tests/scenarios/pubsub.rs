@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{self, ClientId, Driver, Health, OP_TIMEOUT, each_chunking};
+use slotmesh_engine::Config;
+
+use crate::support::{
+    self, ClientId, Driver, Health, OP_TIMEOUT, each_chunking, each_chunking_with,
+};
 
 /// How a confirmation or a message looks in RESP2.
 fn array(words: &str) -> String {
@@ -291,6 +295,35 @@ fn when_a_node_dies_its_channels_are_subscribed_at_another() {
         assert_eq!(driver.received(client), array("message a m"));
         // New ones are confirmed as well.
         assert_eq!(driver.ask(client, "SUBSCRIBE b"), array("subscribe b :2"));
+    });
+}
+
+#[test]
+fn what_a_node_has_sent_before_it_was_left_is_not_heard_again_when_it_has_been_returned_to() {
+    let often = |config: &mut Config| {
+        config.clusters[0].refresh_rate = Duration::from_millis(100);
+    };
+    each_chunking_with(often, |mut driver| {
+        let replica = driver.cluster.add_replica(0, "replica-0:1");
+        let client = driver.connect();
+        assert_eq!(driver.ask(client, "PSUBSCRIBE n*"), array("psubscribe n* :1"));
+        assert_eq!(node_of(&driver, "psubscribe n*"), "node-0:1");
+        driver.cluster.set_health("node-0:1", Health::Silent);
+        driver.cluster.hand_over(replica);
+        driver.wait(OP_TIMEOUT / 2);
+        assert_eq!(node_of(&driver, "psubscribe n*"), "replica-0:1");
+        driver.cluster.hand_over(0);
+        driver.wait(OP_TIMEOUT / 2);
+        // It is on its way since the first subscription there; the client has heard it.
+        driver.inject("node-0:1", array("pmessage n* news hello").replace(' ', "\r\n").as_bytes());
+        assert_eq!(driver.received(client), "");
+        driver.cluster.set_health("node-0:1", Health::Well);
+        driver.wait(Duration::from_millis(100));
+        assert_eq!(node_of(&driver, "psubscribe n*"), "node-0:1");
+        assert_eq!(driver.ask(client, "PING"), array("pong "));
+        let publisher = driver.connect();
+        assert_eq!(driver.ask(publisher, "PUBLISH news again"), ":1 ");
+        assert_eq!(driver.received(client), array("pmessage n* news again"));
     });
 }
 

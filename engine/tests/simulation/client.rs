@@ -10,7 +10,7 @@ use slotmesh_engine::{Instant, SessionId};
 use super::history::{OpId, Outcome};
 use super::linearizability::{Effect, State};
 use super::listener::Confirmation;
-use super::profile::{LONGEST_PAUSE, OP_TIMEOUT};
+use super::profile::{LONGEST_PAUSE, OP_TIMEOUT, PEACEFUL};
 use super::workload::Keys;
 use super::world::{Event, World};
 
@@ -365,6 +365,8 @@ impl World {
         let known = known.chain(["bytes of commands wait for replies", "UNBLOCKED"]);
         // NOSCRIPT: a write behind it has been executed while the node was to be told the script.
         let known = known.chain(["was lost", "NOSCRIPT"]);
+        let is_small = self.profile.held_bytes < PEACEFUL.held_bytes;
+        let known = known.chain(is_small.then_some("the transaction is too large"));
         assert!(
             known.into_iter().any(|known| error.contains(known)),
             "client {number} got '{error}' where {expected:?} was due"

@@ -85,10 +85,13 @@ impl PubSub {
         match incoming {
             Incoming::Message(kind, name) => {
                 let topic = self.registry.find(kind, name);
-                let is_here = |topic: &SubscriptionId| {
-                    self.registry.get(*topic).is_some_and(|topic| topic.is_at(id))
+                // Before the confirmation comes what the node has sent for an earlier subscription
+                // that was left since: clients may have heard it from another node.
+                let is_heard_here = |topic: &SubscriptionId| {
+                    let topic = self.registry.get(*topic);
+                    topic.is_some_and(|topic| topic.is_at(id) && topic.is_confirmed())
                 };
-                if let Some(topic) = topic.filter(is_here) {
+                if let Some(topic) = topic.filter(is_heard_here) {
                     self.publish_to_clients(x, topic, frame);
                 }
             }

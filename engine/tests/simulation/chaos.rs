@@ -29,6 +29,12 @@ pub enum Change {
     Rejoin(usize),
     /// Of these nodes the last is restarted in an orderly manner, then the others.
     Roll(Vec<usize>),
+    /// This node stops when it has been quiet for so long, and then the others follow.
+    Stop {
+        node: usize,
+        quiet: Duration,
+        rest: Vec<usize>,
+    },
     Migrate(u16),
     Learn(usize),
     /// A stranger gets this address, or leaves it.
@@ -120,6 +126,7 @@ impl World {
                 self.come_back(node);
             }
             Change::Roll(rest) => self.restart_next(rest),
+            Change::Stop { node, quiet, rest } => self.stop(node, quiet, rest),
             Change::Migrate(slot) => {
                 let count = self.rng.usize(..2);
                 if self.cluster.migrate(slot, count, self.now) && self.rng.bool() {
@@ -157,20 +164,30 @@ impl World {
     }
 
     /// Restarts one of these nodes as an orderly operator does: a primary hands over to its
-    /// replica, which pauses clients, and serves as a replica before it stops. The next one follows
-    /// when it is back, in sync, and all nodes know where.
+    /// replica, which pauses clients, and serves as a replica until nobody publishes there. Then it
+    /// stops. The next one follows when it is back, in sync, and all nodes know where.
     fn restart_next(&mut self, mut rest: Vec<usize>) {
         let Some(node) = rest.pop() else { return };
-        let mut at = 0;
+        let (mut at, mut quiet) = (0, 0);
         if let Some(replica) = self.cluster.replicas(node).first().copied() {
             self.change(Change::Health(node, Health::Silent));
             at = self.rng.u64(..50);
             self.later(at..at + 1, Change::Promote { replica, orderly: true });
             self.later(at + 1..at + 2, Change::Health(node, Health::Well));
-            at += self.rng.u64(400..600);
+            quiet = self.rng.u64(400..600);
+            at += quiet;
         }
-        self.later(at..at + 1, Change::Health(node, Health::Dead));
-        at += self.rng.u64(100..600);
+        let quiet = Duration::from_millis(quiet);
+        self.later(at..at + 1, Change::Stop { node, quiet, rest });
+    }
+
+    fn stop(&mut self, node: usize, quiet: Duration, rest: Vec<usize>) {
+        if self.cluster.is_published_at(node, self.now, quiet) {
+            return self.later(20..50, Change::Stop { node, quiet, rest });
+        }
+        self.cluster.note_stop(node, self.now);
+        self.change(Change::Health(node, Health::Dead));
+        let mut at = self.rng.u64(100..600);
         self.later(at..at + 1, Change::Refuse(node, Some(REFUSALS[0])));
         self.later(at + 1..at + 2, Change::Rejoin(node));
         at += self.rng.u64(10..300);

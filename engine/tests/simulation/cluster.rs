@@ -16,6 +16,9 @@ pub const SHARDS: usize = 3;
 /// The node that is a mirror, behind those of the cluster.
 pub const MIRROR: usize = 2 * SHARDS;
 
+/// How long a command takes at most from its client to a node that is well, beside others.
+const ON_ITS_WAY: Duration = Duration::from_millis(10);
+
 /// Names a connection, at both of its ends.
 pub type LinkId = usize;
 
@@ -37,6 +40,8 @@ pub struct Cluster {
     moves: usize,
     /// Addresses that nodes have had.
     left: Vec<String>,
+    /// Where nodes have stopped of whose handover the proxy could not know, and when.
+    stops: Vec<(String, Instant)>,
     /// Nodes tell their ids.
     pub tells_ids: bool,
     pub strangers: Vec<Stranger>,
@@ -85,6 +90,11 @@ pub struct Node {
     pub data: BTreeMap<Vec<u8>, Value>,
     /// Bodies of the scripts that it has been told, by their digests.
     pub scripts: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// When it has executed PUBLISH last.
+    pub published: Option<Instant>,
+    /// The proxy may know all that has become of it: since its handover it has redirected a command
+    /// to its successor, or nodes have told the proxy that they all know of that.
+    pub told: bool,
     /// When each key was changed last, in numbers that count up.
     pub touched: BTreeMap<Vec<u8>, u64>,
     /// What it has still to copy, and when that arrives.
@@ -118,6 +128,8 @@ impl Cluster {
             isolated: false,
             data: BTreeMap::new(),
             scripts: BTreeMap::new(),
+            published: None,
+            told: true,
             touched: BTreeMap::new(),
             backlog: VecDeque::new(),
         });
@@ -132,6 +144,7 @@ impl Cluster {
             changes: 0,
             moves: 0,
             left: Vec::new(),
+            stops: Vec::new(),
             tells_ids,
             strangers: Vec::new(),
             guests: BTreeMap::new(),
@@ -241,6 +254,7 @@ impl Cluster {
         }
         copies.remove(&replica);
         copies.insert(primary, replica);
+        self.nodes[primary].told = false;
         self.agree(owners, copies, &[replica]);
     }
 
@@ -281,6 +295,39 @@ impl Cluster {
         for node in first {
             self.learn(*node);
         }
+    }
+
+    /// Whether a message was published at a node less than `quiet` ago.
+    pub fn is_published_at(&self, node: usize, now: Instant, quiet: Duration) -> bool {
+        let published = self.nodes[node].published;
+        published.is_some_and(|at| now.saturating_duration_since(at) < quiet)
+    }
+
+    /// The proxy is told what a node believes: if all believe the same, it knows all there is.
+    pub fn note_view_told(&mut self) {
+        let (epoch, well) = (self.truth.epoch, |node: &&Node| node.health == Health::Well);
+        if self.nodes[..MIRROR].iter().filter(well).all(|node| node.view.epoch == epoch) {
+            self.nodes.iter_mut().for_each(|node| node.told = true);
+        }
+    }
+
+    /// A node stops in an orderly manner.
+    pub fn note_stop(&mut self, node: usize, now: Instant) {
+        let Node { address, told, .. } = &self.nodes[node];
+        if !told {
+            self.stops.push((address.clone(), now));
+        }
+    }
+
+    /// Whether an error tells of a node that stopped when this was already on its way there, and of
+    /// whose handover the proxy could not know. No proxy could do better: what was published there
+    /// may have been executed.
+    pub fn excuses(&self, error: &str, called: Instant) -> bool {
+        self.stops.iter().any(|(address, at)| {
+            error.contains(&format!("the connection to {address} was lost"))
+                && error.contains("may have been executed")
+                && (called..called + ON_ITS_WAY).contains(at)
+        })
     }
 
     /// A node hears what is agreed on; those that wait for what it no longer owns are sent on.

@@ -136,7 +136,10 @@ impl Cluster {
             b"CLUSTER" if command[1] == b"MYID" => {
                 encode::bulk(out, self.truth.ids[node].as_bytes());
             }
-            b"CLUSTER" => self.write_slots(node, now, out),
+            b"CLUSTER" => {
+                self.note_view_told();
+                self.write_slots(node, now, out);
+            }
             b"UNWATCH" => {
                 peer.watched.clear();
                 encode::simple(out, b"OK");
@@ -232,6 +235,7 @@ impl Cluster {
         if readonly && reads && node.view.copies.get(&number) == Some(&owner) {
             return None;
         }
+        node.told = true;
         Some(format!("MOVED {slot} {}", node.view.addresses[owner]))
     }
 
@@ -313,6 +317,7 @@ impl Cluster {
                 peer.subscribe(Kind::ShardChannel, command, out);
             }
             b"PUBLISH" => {
+                self.nodes[node].published = Some(now);
                 let heard = self.spread(node, &Topic::new(Kind::Channel, &command[1]), &command[2]);
                 encode::integer(out, heard as i64);
             }

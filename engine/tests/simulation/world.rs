@@ -21,7 +21,7 @@ const LISTENERS: usize = 2;
 /// No new faults after this.
 pub const CHAOS: Duration = Duration::from_secs(6);
 /// All faults have ended, and the proxy has had time to get over them.
-const PEACE: Duration = Duration::from_secs(18);
+const PEACE: Duration = Duration::from_secs(26);
 /// Long enough for everything to be given up that nobody uses.
 const AFTERMATH: Duration = Duration::from_secs(120);
 

@@ -90,7 +90,7 @@ fn bulk(len: usize) -> Vec<u8> {
 #[test]
 fn a_reply_that_comes_alone_is_not_copied() {
     let mut pair = Pair::new();
-    for len in [5_000, 16_384, 1 << 20] {
+    for len in [10_000, 16_384, 1 << 20] {
         pair.proxy.handle_downstream_data(pair.session, b"GET a\r\n", pair.now);
         drain(&mut pair.proxy);
         let reply = bulk(len);
@@ -133,6 +133,51 @@ fn what_comes_behind_a_reply_that_is_moved_stays_behind_it() {
     }
     assert!(is_closed);
     assert!(got == [&reply[..], b"+PONG\r\n+OK\r\n"].concat());
+}
+
+/// A SET of so many bytes.
+fn set(len: usize) -> Vec<u8> {
+    [&b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n"[..], &bulk(len)].concat()
+}
+
+#[test]
+fn a_large_command_that_comes_alone_is_not_copied() {
+    let mut pair = Pair::new();
+    for len in [16_384, 1 << 20] {
+        let mut buffer = set(len);
+        let came = buffer.as_ptr();
+        pair.proxy.handle_downstream_buffer(pair.session, &mut buffer, pair.now);
+        assert_eq!(sent(&mut pair.proxy), [(came, set(len))], "{len}");
+        pair.proxy.handle_upstream_data(pair.node, b"+OK\r\n", pair.now);
+        drain(&mut pair.proxy);
+    }
+}
+
+#[test]
+fn commands_around_a_large_one_are_sent_in_their_order() {
+    let mut pair = Pair::new();
+    let (first, last) =
+        (&b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"[..], &b"*2\r\n$3\r\nTTL\r\n$1\r\na\r\n"[..]);
+    for commands in [first, &set(20_000), last] {
+        pair.proxy.handle_downstream_buffer(pair.session, &mut commands.to_vec(), pair.now);
+    }
+    let sent: Vec<u8> = sent(&mut pair.proxy).into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert!(sent == [first, &set(20_000), last].concat());
+    pair.proxy.handle_upstream_data(pair.node, b"$-1\r\n+OK\r\n:-1\r\n", pair.now);
+    let written: Vec<u8> =
+        written(&mut pair.proxy).into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert_eq!(written, b"$-1\r\n+OK\r\n:-1\r\n");
+}
+
+/// What the proxy wants written to its node, and where that is.
+fn sent(proxy: &mut Proxy) -> Vec<(*const u8, Vec<u8>)> {
+    let mut sent = Vec::new();
+    while let Some(output) = proxy.poll_output() {
+        if let Output::WriteUpstream { bytes, .. } = output {
+            sent.push((bytes.as_ptr(), bytes.to_vec()));
+        }
+    }
+    sent
 }
 
 /// What the proxy wants written to its client, and where that is.

@@ -77,7 +77,9 @@ impl Router {
         let Some(client) = self.clients.get_mut(session.index()) else { return };
         let now = host::now();
         match client.read(size) {
-            Ok(Some(bytes)) => self.proxy.handle_downstream_data(session, &bytes, now),
+            Ok(Some(mut bytes)) => {
+                self.proxy.handle_downstream_buffer(session, bytes.buffer(), now);
+            }
             Ok(None) => return,
             // Bytes that cannot be taken out would come back to the client as an echo.
             Err(_) => {

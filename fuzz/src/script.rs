@@ -98,7 +98,7 @@ impl World {
     }
 
     fn send(&mut self, session: SessionId, data: &[u8]) {
-        self.proxy.handle_downstream_data(session, data, self.now);
+        self.proxy.handle_downstream_buffer(session, &mut data.to_vec(), self.now);
         self.obey();
     }
 

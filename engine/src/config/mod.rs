@@ -347,7 +347,7 @@ impl Default for Limits {
             session_bytes: 16 * 1024 * 1024,
             input_bytes: 256 * 1024 * 1024,
             reply_bytes: 32 * 1024,
-            moved_bytes: 4 * 1024,
+            moved_bytes: 8 * 1024,
             waiting_reply_bytes: 512 * 1024 * 1024,
             connection_bytes: 256 * 1024 * 1024,
             held_bytes: 256 * 1024 * 1024,

@@ -86,6 +86,8 @@ impl Proxy {
             Support::Forward => self.x.send_keyed(&caller, &command, Keyed::Whole),
             Support::Split(merge) => self.x.send_keyed(&caller, &command, Keyed::Split(merge)),
             _ => {
+                // Other consequences may want the command's bytes before its buffer is there.
+                self.x.upstream.withdraw_offer();
                 self.serve(&caller, &command, support);
                 // What follows from it concerns the client's next command.
                 self.settle_events();

@@ -43,13 +43,31 @@ impl Proxy {
     /// A client has sent bytes.
     pub fn handle_downstream_data(&mut self, id: SessionId, data: &[u8], now: Instant) {
         self.x.set_time(now);
-        match self.x.downstream.receive(id, data) {
+        let unread = self.x.downstream.receive(id, data);
+        if let Unread::AsTheyCame = unread {
+            let read = self.read_commands(id, data);
+            self.x.downstream.keep(id, data.get(read..).unwrap_or_default());
+        }
+        self.end_data(id, unread);
+    }
+
+    /// The same, where the engine may keep the buffer. It leaves another one then, with whatever is
+    /// in that.
+    pub fn handle_downstream_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>, now: Instant) {
+        self.x.set_time(now);
+        let unread = self.x.downstream.receive(id, buffer);
+        if let Unread::AsTheyCame = unread {
+            let read = self.read_buffer(id, buffer);
+            self.x.downstream.keep(id, buffer.get(read..).unwrap_or_default());
+        }
+        self.end_data(id, unread);
+    }
+
+    /// The rest of what happens when a client has sent bytes.
+    fn end_data(&mut self, id: SessionId, unread: Unread) {
+        match unread {
             Unread::Dropped => return self.settle(),
-            Unread::Nothing => {}
-            Unread::AsTheyCame => {
-                let read = self.read_commands(id, data);
-                self.x.downstream.keep(id, data.get(read..).unwrap_or_default());
-            }
+            Unread::Nothing | Unread::AsTheyCame => {}
             Unread::Kept(bytes) => self.read_kept(id, bytes),
         }
         self.count_input(id);
@@ -81,9 +99,18 @@ impl Proxy {
         self.x.downstream.resume_if_read(id);
     }
 
-    fn read_kept(&mut self, id: SessionId, bytes: Vec<u8>) {
-        let read = self.read_commands(id, &bytes);
+    fn read_kept(&mut self, id: SessionId, mut bytes: Vec<u8>) {
+        let read = self.read_buffer(id, &mut bytes);
         self.x.downstream.put_back(id, bytes, read);
+    }
+
+    /// The same as [`Self::read_commands`]. A large command that is alone keeps the buffer, and one
+    /// without any bytes is left.
+    fn read_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>) -> usize {
+        self.x.upstream.offer_buffer(buffer, self.x.config.limits.moved_bytes);
+        let read = self.read_commands(id, buffer);
+        self.x.upstream.give_buffer(buffer);
+        read
     }
 
     /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too

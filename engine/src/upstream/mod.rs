@@ -5,6 +5,7 @@
 //! | mod | chooses nodes, puts commands on connections, says what to write |
 //! | pool | finds or opens the connection for a command |
 //! | connection, pipeline, handshake | one connection |
+//! | moved | puts commands on connections without a copy |
 //! | receive | takes what a node sends |
 //! | identify | makes sure that a node is the one that was meant |
 //! | refresh | keeps topologies fresh |
@@ -18,6 +19,7 @@ mod handshake;
 mod identify;
 mod identities;
 mod lost;
+mod moved;
 mod pipeline;
 mod pool;
 mod receive;
@@ -41,6 +43,7 @@ use crate::buffers::Buffers;
 use crate::cluster::{Address, Cluster, OwnersChange, Slot};
 use crate::config::{ClusterConfig, Config};
 use crate::ids::{self, ClusterId, ConnectionId, IdentityId, NodeIndex, PartId};
+use crate::offer::Offer;
 use crate::output::{LogLevel, Output, Queued};
 use crate::rng::Rng;
 use crate::scripts::{Digest, Scripts};
@@ -77,6 +80,9 @@ pub(crate) struct Upstream {
     /// Connections whose unwritten bytes wait for [`Self::flush`].
     deferred: Vec<ConnectionId>,
     events: VecDeque<Event>,
+    /// What a client has sent, and the connection on which it goes as it is.
+    offer: Offer,
+    claimant: Option<ConnectionId>,
 }
 
 /// What of the configuration concerns the way to the nodes.
@@ -141,6 +147,8 @@ impl Upstream {
             outputs: VecDeque::new(),
             deferred: Vec::new(),
             events: VecDeque::new(),
+            offer: Offer::default(),
+            claimant: None,
         }
     }
 
@@ -334,7 +342,12 @@ impl Upstream {
             false => None,
         };
         connection.note_due(now);
-        connection.pipeline.push_unit(Expect::Part(part), commands, replies, tally);
+        if self.offer.claim(commands) {
+            connection.pipeline.push_moved(Expect::Part(part), commands.len(), replies, tally);
+            self.claimant = Some(id);
+        } else {
+            connection.pipeline.push_unit(Expect::Part(part), commands, replies, tally);
+        }
         if !connection.is_open() {
             return Pushed::Dialing;
         }
@@ -436,7 +449,10 @@ impl Upstream {
             }
             Queued::WriteUpstream(id) => {
                 let connection = self.connections.get_mut(id)?;
-                connection.write_queued = false;
+                connection.write_queued = connection.pipeline.is_unwritten_split();
+                if connection.write_queued {
+                    self.outputs.push_front(Queued::WriteUpstream(id));
+                }
                 let bytes = connection.pipeline.take_unwritten();
                 Some(Output::WriteUpstream { connection: id, bytes })
             }

@@ -8,8 +8,8 @@ use crate::stats::Tally;
 
 /// The FIFO of one upstream connection, together with the bytes it has sent.
 ///
-/// The bytes of a command stay in `window` until its reply has come, because a redirection or a
-/// lost connection may want them again. That costs no copy: they had to be put there to be sent.
+/// The bytes of a command stay here until its reply has come, because a redirection or a lost
+/// connection may want them again. That costs no copy: they had to be put there to be sent.
 ///
 /// ```text
 ///            answered        sent, unanswered          to be sent
@@ -17,16 +17,30 @@ use crate::stats::Tally;
 ///                        ^ base                  ^ written        ^ end
 /// queue                    [1, 2, 3, Asking, 4]
 /// ```
+///
+/// A large command may keep the buffer in which it came. That is a segment of its own then, what is
+/// in the window before it another one, and the window goes on behind both.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
+    /// The oldest first. Without any the window starts at position 0.
+    segments: VecDeque<Segment>,
     window: Vec<u8>,
+    /// The position at which the window starts.
+    start: usize,
     /// Where the bytes of the queue's front start.
     base: usize,
-    /// What has been handed to the host. Invariant: `base <= written <= window.len()`.
+    /// What has been handed to the host.
     written: usize,
     /// Nothing behind it is written for the time being.
     gate: Option<usize>,
     queue: VecDeque<Sent>,
+}
+
+/// Bytes before the window. They end where the next segment starts, or the window.
+#[derive(Debug)]
+struct Segment {
+    start: usize,
+    bytes: Vec<u8>,
 }
 
 /// One command whose reply is still to come.
@@ -114,6 +128,33 @@ impl Pipeline {
         self.queue.push_back(Sent { expect, len: commands.len(), replies, tally });
     }
 
+    /// The same for `len` bytes whose buffer is not copied: [`Self::fill`] brings it, before anything
+    /// is written.
+    pub(crate) fn push_moved(
+        &mut self,
+        expect: Expect,
+        len: usize,
+        replies: u32,
+        tally: Option<Tally>,
+    ) {
+        self.make_room(0);
+        if !self.window.is_empty() {
+            let (start, end) = (self.start, self.end());
+            self.segments.push_back(Segment { start, bytes: std::mem::take(&mut self.window) });
+            self.start = end;
+        }
+        self.segments.push_back(Segment { start: self.start, bytes: Vec::new() });
+        self.start = self.start.saturating_add(len);
+        self.queue.push_back(Sent { expect, len, replies, tally });
+    }
+
+    /// Brings the bytes of the last [`Self::push_moved`].
+    pub(crate) fn fill(&mut self, bytes: Vec<u8>) {
+        if let Some(segment) = self.segments.back_mut() {
+            segment.bytes = bytes;
+        }
+    }
+
     /// Counts a reply that is not the last to the oldest entry, and says what that is. `None`: the
     /// reply is the last, or to nothing, and [`Self::pop`] takes the entry out.
     pub(crate) fn count_earlier_reply(&mut self) -> Option<Expect> {
@@ -134,7 +175,7 @@ impl Pipeline {
     /// The bytes of the oldest command.
     pub(crate) fn front(&self) -> Option<&[u8]> {
         let end = self.base.saturating_add(self.queue.front()?.len);
-        self.window.get(self.base..end)
+        Some(self.bytes(self.base..end))
     }
 
     /// The part whose only or last reply comes next.
@@ -148,12 +189,17 @@ impl Pipeline {
 
     /// The bytes of a command just popped.
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
-        self.window.get(range).unwrap_or_default()
+        let (start, bytes) = match self.segment_of(range.start) {
+            None => (self.start, &self.window),
+            Some(segment) => (segment.start, &segment.bytes),
+        };
+        let range = range.start.saturating_sub(start)..range.end.saturating_sub(start);
+        bytes.get(range).unwrap_or_default()
     }
 
     /// Lets nothing be written, until [`Self::open_gate`], that is not there yet.
     pub(crate) fn close_gate(&mut self) {
-        self.gate = Some(self.window.len());
+        self.gate = Some(self.end());
     }
 
     /// Lets everything be written. Returns whether it could not before.
@@ -182,11 +228,17 @@ impl Pipeline {
         self.written.max(self.base) < self.writable()
     }
 
+    /// Whether [`Self::take_unwritten`] gives only the first part of what is to be written.
+    pub(crate) fn is_unwritten_split(&self) -> bool {
+        let first = self.written.max(self.base);
+        first < self.start && self.segment_end(first) < self.writable()
+    }
+
     /// What is to be handed to the host now; counts as written from then on.
     pub(crate) fn take_unwritten(&mut self) -> &[u8] {
-        let start = self.written.max(self.base);
-        self.written = self.writable();
-        self.window.get(start..self.written).unwrap_or_default()
+        let first = self.written.max(self.base);
+        self.written = self.writable().min(self.segment_end(first));
+        self.bytes(first..self.written)
     }
 
     /// Whether no reply is expected.
@@ -206,7 +258,7 @@ impl Pipeline {
 
     /// Bytes of commands without a reply.
     pub(crate) fn unanswered_bytes(&self) -> usize {
-        self.window.len().saturating_sub(self.base)
+        self.end().saturating_sub(self.base)
     }
 
     /// What the newest command expects.
@@ -230,34 +282,95 @@ impl Pipeline {
     /// Panics if the positions contradict each other: for tests.
     pub(crate) fn check_invariants(&self) {
         let queued: usize = self.queue.iter().map(|sent| sent.len).sum();
-        assert_eq!(self.base + queued, self.window.len(), "the queue covers what is unanswered");
-        assert!(self.written <= self.window.len());
-        assert!(self.gate.is_none_or(|gate| gate <= self.window.len()));
+        assert_eq!(self.base + queued, self.end(), "the queue covers what is unanswered");
+        assert!(self.written <= self.end());
+        assert!(self.gate.is_none_or(|gate| gate <= self.end()));
+        let mut end = self.segments.front().map_or(self.start, |segment| segment.start);
+        assert_eq!(end, 0, "positions count from the first byte that is kept");
+        for segment in &self.segments {
+            assert_eq!(segment.start, end, "segments follow each other");
+            end += segment.bytes.len();
+        }
+        assert_eq!(end, self.start, "all segments have their bytes");
+    }
+
+    /// The position behind all bytes.
+    #[inline]
+    fn end(&self) -> usize {
+        self.start.saturating_add(self.window.len())
     }
 
     /// Where the bytes end that may be written.
     fn writable(&self) -> usize {
-        self.gate.unwrap_or(self.window.len())
+        self.gate.unwrap_or(self.end())
+    }
+
+    /// The segment with this position; `None`: the window has it.
+    #[inline]
+    fn segment_of(&self, position: usize) -> Option<&Segment> {
+        if position >= self.start {
+            return None;
+        }
+        self.segments.iter().rev().find(|segment| segment.start <= position)
+    }
+
+    /// Where the segment ends that has this position, or the window.
+    #[inline]
+    fn segment_end(&self, position: usize) -> usize {
+        if position >= self.start {
+            return self.end();
+        }
+        let next = self.segments.iter().find(|segment| segment.start > position);
+        next.map_or(self.start, |segment| segment.start)
     }
 
     /// Forgets answered bytes: all of them when nothing else is left, else when they are at least
     /// as many as those that have to be moved.
     fn make_room(&mut self, wanted: usize) {
-        if self.base == self.window.len() && self.written == self.base {
+        if self.base == self.end() && self.written == self.base {
+            self.segments.clear();
             self.window.clear();
             if self.window.capacity() > KEPT_CAPACITY {
                 self.window = Vec::new();
             }
-        } else if self.window.capacity().saturating_sub(self.window.len()) < wanted
-            && self.base >= self.window.len() / 2
-        {
-            self.window.drain(..self.base);
+            self.start = self.base;
         } else {
+            self.drop_segments();
+            if self.segments.is_empty()
+                && self.window.capacity().saturating_sub(self.window.len()) < wanted
+                && self.base.saturating_sub(self.start) >= self.window.len() / 2
+            {
+                self.window.drain(..self.base.saturating_sub(self.start));
+                self.start = self.base;
+            }
+        }
+        self.count_from_first();
+    }
+
+    /// Forgets the segments that have been answered.
+    #[inline]
+    fn drop_segments(&mut self) {
+        while let Some(segment) = self.segments.front()
+            && self.segment_end(segment.start) <= self.base
+        {
+            self.segments.pop_front();
+        }
+    }
+
+    /// Counts positions from the first byte that is still there.
+    #[inline]
+    fn count_from_first(&mut self) {
+        let first = self.segments.front().map_or(self.start, |segment| segment.start);
+        if first == 0 {
             return;
         }
-        self.written = self.written.saturating_sub(self.base);
-        self.gate = self.gate.map(|gate| gate.saturating_sub(self.base));
-        self.base = 0;
+        for segment in &mut self.segments {
+            segment.start = segment.start.saturating_sub(first);
+        }
+        self.start = self.start.saturating_sub(first);
+        self.base = self.base.saturating_sub(first);
+        self.written = self.written.saturating_sub(first);
+        self.gate = self.gate.map(|gate| gate.saturating_sub(first));
     }
 }
 
@@ -354,5 +467,104 @@ mod tests {
             assert_eq!(pipeline.unanswered_bytes(), 1000);
         }
         assert!(pipeline.window.capacity() < 10_000, "{}", pipeline.window.capacity());
+    }
+
+    /// Everything that is to be written, write by write.
+    fn writes(pipeline: &mut Pipeline) -> Vec<Vec<u8>> {
+        let mut writes = Vec::new();
+        while pipeline.has_unwritten() {
+            let is_split = pipeline.is_unwritten_split();
+            writes.push(pipeline.take_unwritten().to_vec());
+            assert_eq!(is_split, pipeline.has_unwritten());
+            pipeline.check_invariants();
+        }
+        writes
+    }
+
+    fn push_moved(pipeline: &mut Pipeline, bytes: &[u8]) -> *const u8 {
+        let moved = bytes.to_vec();
+        let address = moved.as_ptr();
+        pipeline.push_moved(Expect::Nothing, moved.len(), 1, None);
+        pipeline.fill(moved);
+        pipeline.check_invariants();
+        address
+    }
+
+    #[test]
+    fn a_large_command_keeps_its_buffer_and_its_place() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(Expect::Nothing, b"one");
+        let address = push_moved(&mut pipeline, b"large");
+        pipeline.push(Expect::Nothing, b"two");
+        assert_eq!(pipeline.take_unwritten(), b"one");
+        let large = pipeline.take_unwritten();
+        assert_eq!((large, large.as_ptr()), (&b"large"[..], address));
+        assert_eq!(writes(&mut pipeline), [b"two"]);
+        assert_eq!(pop(&mut pipeline), (b"one".to_vec(), true));
+        assert_eq!(pipeline.front(), Some(&b"large"[..]));
+        assert_eq!(pop(&mut pipeline), (b"large".to_vec(), true));
+        assert_eq!(pop(&mut pipeline), (b"two".to_vec(), true));
+        assert_eq!(pipeline.unanswered_bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_taken_out_can_be_read_until_the_next_push() {
+        let mut pipeline = Pipeline::default();
+        push_moved(&mut pipeline, b"large");
+        pipeline.push(Expect::Nothing, b"one");
+        push_moved(&mut pipeline, b"larger");
+        writes(&mut pipeline);
+        let popped: Vec<_> = std::iter::from_fn(|| pipeline.pop()).map(|one| one.range).collect();
+        let bytes: Vec<_> = popped.into_iter().map(|range| pipeline.bytes(range)).collect();
+        assert_eq!(bytes, [&b"large"[..], b"one", b"larger"]);
+        pipeline.push(Expect::Nothing, b"two");
+        pipeline.check_invariants();
+        assert!(pipeline.segments.is_empty());
+        assert_eq!(writes(&mut pipeline), [b"two"]);
+    }
+
+    #[test]
+    fn a_large_command_behind_the_gate_waits() {
+        let mut pipeline = Pipeline::default();
+        pipeline.push(Expect::Hello, b"hello");
+        pipeline.close_gate();
+        push_moved(&mut pipeline, b"large");
+        assert_eq!(writes(&mut pipeline), [b"hello"]);
+        assert!(pipeline.is_before_gate());
+        pop(&mut pipeline);
+        assert!(!pipeline.is_before_gate());
+        assert!(pipeline.open_gate());
+        assert_eq!(writes(&mut pipeline), [b"large"]);
+    }
+
+    #[test]
+    fn commands_of_any_size_come_back_in_order_however_long_the_pipeline_runs() {
+        let mut pipeline = Pipeline::default();
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (mut sent, mut written) = (VecDeque::new(), Vec::new());
+        let (mut pushed, mut total) = (Vec::new(), 0);
+        for number in 0..20_000_u32 {
+            let command = number.to_string().repeat(rng.usize(1..20)).into_bytes();
+            match rng.u32(..4) {
+                0 => drop(push_moved(&mut pipeline, &command)),
+                _ => pipeline.push(Expect::Nothing, &command),
+            }
+            pushed.extend_from_slice(&command);
+            total += command.len();
+            sent.push_back(command);
+            if rng.bool() {
+                written.extend(writes(&mut pipeline).concat());
+            }
+            while sent.len() > rng.usize(1..30) && pipeline.is_reply_due() {
+                let command = sent.pop_front().unwrap();
+                total -= command.len();
+                assert_eq!(pop(&mut pipeline), (command, true));
+            }
+            assert_eq!(pipeline.unanswered_bytes(), total);
+            pipeline.check_invariants();
+        }
+        written.extend(writes(&mut pipeline).concat());
+        assert!(written == pushed);
+        assert!(pipeline.window.capacity() < 100_000, "{}", pipeline.window.capacity());
     }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking, encode};
+use slotmesh_engine::Config;
+
+use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking, each_chunking_with, encode};
 
 #[test]
 fn a_client_reads_and_writes_every_shard_through_one_connection() {
@@ -104,7 +106,9 @@ fn replies_of_several_nodes_that_come_together_reach_their_client_in_one_write()
 
 #[test]
 fn what_many_clients_send_to_a_busy_node_leaves_in_one_write() {
-    each_chunking(|mut driver| {
+    // A command that is moved leaves by itself, and so small ones are not.
+    let copied = |config: &mut Config| config.limits.moved_bytes = 1000;
+    each_chunking_with(copied, |mut driver| {
         let clients: Vec<_> = (0..100).map(|_| driver.connect()).collect();
         assert_eq!(driver.ask(clients[0], "SET a 1"), "+OK ");
         let node = driver.cluster.owner("a");

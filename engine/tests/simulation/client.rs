@@ -185,7 +185,7 @@ impl World {
             client.due_since = self.now;
         }
         let session = client.session.expect("a client that is there");
-        self.proxy.handle_downstream_data(session, bytes, self.now);
+        self.proxy.handle_downstream_buffer(session, &mut bytes.to_vec(), self.now);
     }
 
     /// The proxy's bytes reach a client.

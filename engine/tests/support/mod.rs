@@ -158,7 +158,7 @@ impl Driver {
             if client.paused {
                 client.unread.extend_from_slice(chunk);
             } else {
-                self.proxy.handle_downstream_data(session, chunk, self.now);
+                self.proxy.handle_downstream_buffer(session, &mut chunk.to_vec(), self.now);
                 self.obey();
             }
         }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Run before a node stops (preStop). A primary hands its role to a replica that is in sync. Then the node
-# waits until all other nodes know, and no client has been redirected for a while: all of them have learnt where to go.
+# waits until all other nodes know, and no client has been redirected or has published anything for a while: all of
+# them have learnt where to go.
 #
 # After $LIMIT seconds it gives up, and has ended at most 7 seconds later: up to three questions are under way, and
 # each may take two seconds. Redis stops then all the same, and the others elect a primary.
@@ -146,15 +147,16 @@ all_know() {
 
 # A node that is too busy to say is not quiet.
 is_quiet() {
-  before=$(redirections) || return 1
+  before=$(heard) || return 1
   sleep 2
-  in_time && after=$(redirections) && [ "$after" = "$before" ]
+  in_time && after=$(heard) && [ "$after" = "$before" ]
 }
 
-# How many commands this node has answered with MOVED: nothing, if none.
-redirections() {
-  errors=$(ask "$this_node" info errorstats) || return 1
-  echo "$errors" | grep errorstat_MOVED || true
+# How many commands this node has answered with MOVED, and how many messages clients have published here: a replica
+# executes PUBLISH, too, and so redirects nobody. Nothing, if none.
+heard() {
+  errors=$(ask "$this_node" info errorstats) && commands=$(ask "$this_node" info commandstats) || return 1
+  echo "$errors $commands" | grep -o -e 'errorstat_MOVED:count=[0-9]*' -e 'cmdstat_publish:calls=[0-9]*' || true
 }
 
 in_time() { [ "$(date +%s)" -lt "$end" ]; }

@@ -296,6 +296,27 @@ fn a_primary_stops_only_when_every_node_knows_its_successor() {
     assert!(asked.trim().parse::<usize>().unwrap() > 3, "{asked}");
 }
 
+/// A replica executes PUBLISH, too, and so redirects nobody who does nothing else.
+#[test]
+fn a_primary_stops_only_when_nobody_publishes_there_any_more() {
+    let pods = Pods::start_cluster();
+    pods.wait_until_ready(&ALL, PATIENCE).unwrap();
+    let (primary, replica) = pods.shard();
+    let node = pods.endpoint(primary);
+    let [host, port] = [node.ip().to_string(), node.port().to_string()];
+    let mut publisher = Command::new("redis-cli");
+    publisher.args(["-h", &host, "-p", &port, "-r", "30", "-i", "0.2", "PUBLISH", "news", "hello"]);
+    let published = thread::spawn(move || {
+        run(publisher, PATIENCE).unwrap();
+        Instant::now()
+    });
+    let said = run(pods.script(primary, "handover.sh"), PATIENCE).unwrap();
+    assert!(said.contains(&format!("{} is the primary now", pods.address(replica))), "{said}");
+    assert!(published.is_finished(), "it stops while somebody publishes there");
+    let quiet = published.join().unwrap().elapsed();
+    assert!(quiet >= Duration::from_secs(1), "it stops {quiet:?} after the last message");
+}
+
 /// As after a failover, until the new primary has heard of it from its replica.
 #[test]
 fn a_primary_that_does_not_know_its_replica_yet_hands_over_all_the_same() {

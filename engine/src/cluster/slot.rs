@@ -33,16 +33,21 @@ impl Slot {
 /// any (Redis Cluster specification, "Hash tags").
 #[inline]
 fn hash_tag(key: &[u8]) -> &[u8] {
-    // Most keys are so short that to begin with memchr takes longer than to look.
-    let open = match key.len() {
-        ..=SHORT_KEY => key.iter().position(|byte| *byte == b'{'),
-        _ => memchr::memchr(b'{', key),
-    };
-    let Some(open) = open else { return key };
+    let Some(open) = find(b'{', key) else { return key };
     let after = key.get(open + 1..).unwrap_or_default();
-    match memchr::memchr(b'}', after) {
+    match find(b'}', after) {
         Some(length) if length > 0 => after.get(..length).unwrap_or(key),
         _ => key,
+    }
+}
+
+/// Where a byte stands first.
+#[inline]
+fn find(wanted: u8, bytes: &[u8]) -> Option<usize> {
+    // Most keys are so short that to begin with memchr takes longer than to look.
+    match bytes.len() {
+        ..=SHORT_KEY => bytes.iter().position(|byte| *byte == wanted),
+        _ => memchr::memchr(wanted, bytes),
     }
 }
 

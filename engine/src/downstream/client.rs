@@ -8,11 +8,11 @@
 use std::net::SocketAddr;
 
 use crate::buffers::Buffers;
-use crate::command::CommandSpec;
 use crate::downstream::arrivals::Arrivals;
+use crate::downstream::input::Reader;
 use crate::downstream::lingering::Linger;
 use crate::ids::{IdentityId, SessionId};
-use crate::resp::{Protocol, RequestParser};
+use crate::resp::Protocol;
 use crate::time::Instant;
 
 /// One connection of a client.
@@ -121,16 +121,15 @@ pub(super) enum Phase {
 /// What a client has sent.
 #[derive(Debug, Default)]
 pub(super) struct Input {
-    pub(super) parser: RequestParser,
-    /// The row of the last command that `parser` has found, if its name alone leads there.
-    pub(super) last: Option<&'static CommandSpec>,
+    /// Finds commands in `bytes`. `None` before there are any, and while it does so.
+    pub(super) reader: Option<Box<Reader>>,
     /// Bytes not yet taken as commands: an unfinished one, or, while parked, any number.
     pub(super) bytes: Vec<u8>,
     /// When `bytes` came, while parked.
     pub(super) arrivals: Arrivals,
     /// When the command that is just being read came, if that was not now.
     pub(super) arrived: Option<Instant>,
-    /// What of `bytes`, and of what `parser` keeps of them, the budget of all clients counts.
+    /// What of `bytes`, and of what `reader` keeps of them, the budget of all clients counts.
     pub(super) counted: usize,
     /// The command that is being skipped is no larger than any may be, but too many bytes waited.
     pub(super) is_crowded_out: bool,

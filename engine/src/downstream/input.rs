@@ -27,11 +27,15 @@ pub(crate) enum Unread {
     Dropped,
 }
 
-/// Finds a client's commands. It is taken out of the client while that goes on.
-#[derive(Debug)]
+/// Finds a client's commands. It is taken out of the client while that goes on, and boxed, so that
+/// this moves a pointer.
+#[derive(Debug, Default)]
 pub(crate) struct Reader {
     parser: RequestParser,
+    /// The row of the last command, if its name alone leads there.
     last: Option<&'static CommandSpec>,
+    /// What the client may send.
+    limits: resp::Limits,
     /// Some of the bytes have waited.
     has_waited: bool,
 }
@@ -39,12 +43,8 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads the next command from `rest`.
     #[inline]
-    pub(crate) fn parse(
-        &mut self,
-        rest: &[u8],
-        limits: &resp::Limits,
-    ) -> Result<Parsed, ProtocolError> {
-        self.parser.parse(rest, limits)
+    pub(crate) fn parse(&mut self, rest: &[u8]) -> Result<Parsed, ProtocolError> {
+        self.parser.parse(rest, &self.limits)
     }
 
     /// The command that has been read, and its row.
@@ -79,7 +79,7 @@ impl Input {
     /// twice what has come.
     fn append(&mut self, data: &[u8]) {
         let len = self.bytes.len() + data.len();
-        let announced = self.parser.announced();
+        let announced = self.reader.as_ref().map_or(0, |reader| reader.parser.announced());
         if len > self.bytes.capacity() && len < announced {
             let room = announced.min(self.bytes.len().saturating_mul(2)).max(len);
             self.bytes.reserve_exact(room - self.bytes.len());
@@ -89,7 +89,8 @@ impl Input {
 
     /// Counts what it takes.
     fn count(&mut self, budget: &mut ByteBudget) {
-        let cost = if self.bytes.is_empty() { 0 } else { self.parser.cost_of_args() };
+        let unfinished = self.reader.as_ref().filter(|_| !self.bytes.is_empty());
+        let cost = unfinished.map_or(0, |reader| reader.parser.cost_of_args());
         let now = self.bytes.len() + cost;
         budget.replace(self.counted, now);
         self.counted = now;
@@ -120,23 +121,31 @@ impl Downstream {
 
     /// Begins to read commands; `None`: the client has gone.
     #[inline]
-    pub(crate) fn start_reading(&mut self, id: SessionId) -> Option<Reader> {
-        let input = &mut self.clients.get_mut(id)?.input;
-        let has_waited = !input.arrivals.is_empty();
-        Some(Reader { parser: std::mem::take(&mut input.parser), last: input.last, has_waited })
+    pub(crate) fn start_reading(&mut self, id: SessionId) -> Option<Box<Reader>> {
+        let client = self.clients.get_mut(id)?;
+        let mut reader = client.input.reader.take().unwrap_or_default();
+        reader.limits = limits_of(client.authenticated, &self.frame_limits);
+        reader.has_waited = !client.input.arrivals.is_empty();
+        Some(reader)
+    }
+
+    /// Who the client is may be known now, and with it what it may send.
+    pub(crate) fn renew_limits(&self, id: SessionId, reader: &mut Reader) {
+        let client = self.clients.get(id);
+        let authenticated = client.is_some_and(|client| client.authenticated);
+        reader.limits = limits_of(authenticated, &self.frame_limits);
     }
 
     /// Ends reading; so many bytes have been taken.
     #[inline]
-    pub(crate) fn end_reading(&mut self, id: SessionId, reader: Reader, read: usize) {
+    pub(crate) fn end_reading(&mut self, id: SessionId, mut reader: Box<Reader>, read: usize) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let Reader { mut parser, last, has_waited } = reader;
-        parser.shrink();
-        (client.input.parser, client.input.last) = (parser, last);
-        if has_waited {
+        reader.parser.shrink();
+        if reader.has_waited {
             client.input.arrived = None;
             client.input.arrivals.take(read);
         }
+        client.input.reader = Some(reader);
     }
 
     /// The command that is being read ends `read` bytes from the beginning of those that have
@@ -188,7 +197,9 @@ impl Downstream {
             return true;
         }
         self.stats.count().downstream_cx_input_overflow += 1;
-        if !is_parked && let Some(useless) = input.parser.skip(input.bytes.len()) {
+        let len = input.bytes.len();
+        let skip = |reader: &mut Box<Reader>| reader.parser.skip(len);
+        if !is_parked && let Some(useless) = input.reader.as_mut().and_then(skip) {
             input.bytes = input.bytes.split_off(useless);
             input.is_crowded_out = true;
             input.count(&mut self.input);
@@ -266,15 +277,6 @@ impl Downstream {
         (!bytes.is_empty() && !is_closing).then(|| std::mem::take(bytes))
     }
 
-    /// What a client may send; little before it has said who it is.
-    pub(crate) fn frame_limits(&self, id: SessionId) -> resp::Limits {
-        let limits = self.frame_limits;
-        if self.clients.get(id).is_some_and(|client| client.authenticated) {
-            return limits;
-        }
-        resp::Limits { max_array_len: 10, max_bulk_len: 16 * 1024, ..limits }
-    }
-
     /// A command has been read and is about to be executed; `None`: its client has gone.
     #[inline]
     pub(crate) fn begin_command(
@@ -297,5 +299,14 @@ impl Downstream {
     /// The client as the last command has found it.
     pub(crate) fn caller(&self, id: SessionId) -> Option<Caller> {
         self.clients.get(id).map(|client| Caller::of(id, client))
+    }
+}
+
+/// What a client may send: little before it has said who it is.
+#[inline]
+fn limits_of(authenticated: bool, limits: &resp::Limits) -> resp::Limits {
+    match authenticated {
+        true => *limits,
+        false => resp::Limits { max_array_len: 10, max_bulk_len: 16 * 1024, ..*limits },
     }
 }

@@ -43,27 +43,40 @@ impl Proxy {
     /// A client has sent bytes.
     pub fn handle_downstream_data(&mut self, id: SessionId, data: &[u8], now: Instant) {
         self.x.set_time(now);
-        let unread = self.x.downstream.receive(id, data);
-        if let Unread::AsTheyCame = unread {
-            let read = self.read_commands(id, data);
-            self.x.downstream.keep(id, data.get(read..).unwrap_or_default());
+        match self.x.downstream.receive(id, data) {
+            Unread::AsTheyCame => {
+                let read = self.read_commands(id, data);
+                self.keep_rest(id, data.get(read..).unwrap_or_default());
+            }
+            unread => self.end_data(id, unread),
         }
-        self.end_data(id, unread);
     }
 
     /// The same, where the engine may keep the buffer. It leaves another one then, with whatever is
     /// in that.
     pub fn handle_downstream_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>, now: Instant) {
         self.x.set_time(now);
-        let unread = self.x.downstream.receive(id, buffer);
-        if let Unread::AsTheyCame = unread {
-            let read = self.read_buffer(id, buffer);
-            self.x.downstream.keep(id, buffer.get(read..).unwrap_or_default());
+        match self.x.downstream.receive(id, buffer) {
+            Unread::AsTheyCame => {
+                let read = self.read_buffer(id, buffer);
+                self.keep_rest(id, buffer.get(read..).unwrap_or_default());
+            }
+            unread => self.end_data(id, unread),
         }
-        self.end_data(id, unread);
     }
 
-    /// The rest of what happens when a client has sent bytes.
+    /// Keeps what has not been read of bytes as they came.
+    #[inline]
+    fn keep_rest(&mut self, id: SessionId, rest: &[u8]) {
+        if rest.is_empty() {
+            // Nothing waits, as nothing did before.
+            return self.settle();
+        }
+        self.x.downstream.keep(id, rest);
+        self.end_data(id, Unread::AsTheyCame);
+    }
+
+    /// The rest of what happens when a client has sent bytes, and some wait or have waited.
     fn end_data(&mut self, id: SessionId, unread: Unread) {
         match unread {
             Unread::Dropped => return self.settle(),
@@ -125,13 +138,12 @@ impl Proxy {
     /// Takes as many commands from `bytes` as may be sent now; returns how many bytes that were.
     fn read_commands(&mut self, id: SessionId, bytes: &[u8]) -> usize {
         let Some(mut reader) = self.x.downstream.start_reading(id) else { return 0 };
-        let mut limits = self.x.downstream.frame_limits(id);
         let mut read = 0;
         while let Some(rest) = bytes.get(read..).filter(|rest| !rest.is_empty()) {
             if self.must_wait(id) {
                 break;
             }
-            match reader.parse(rest, &limits) {
+            match reader.parse(rest) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Ignored { len } | Parsed::Skipped { len }) => read += len,
                 Ok(Parsed::TooLarge { len }) => {
@@ -146,7 +158,7 @@ impl Proxy {
                     match self.execute(id, lookup, &frame, len) {
                         Taken::Sent => {}
                         // Who the client is may be known now.
-                        Taken::Answered => limits = self.x.downstream.frame_limits(id),
+                        Taken::Answered => self.x.downstream.renew_limits(id, &mut reader),
                         Taken::NotYet => {
                             self.x.downstream.park(id);
                             break;

@@ -48,6 +48,7 @@ pub static UNKNOWN: CommandSpec = CommandSpec {
     response_policy: ResponsePolicy::Default,
     subcommands: 0,
     support: Support::Forward,
+    row: COMMANDS.len() as u16,
 };
 
 /// Hands `check` a frame of these arguments.

@@ -24,6 +24,8 @@ pub struct CommandSpec {
     pub subcommands: u8,
     /// What the proxy does with the command, before it looks at the arguments.
     pub support: Support,
+    /// Its position in [`super::COMMANDS`]; that behind the last one for [`super::UNKNOWN`].
+    pub(crate) row: u16,
 }
 
 impl CommandSpec {
@@ -104,6 +106,7 @@ pub(super) const fn row(
         response_policy: ResponsePolicy::Default,
         subcommands: 0,
         support: Support::Forward,
+        row: 0,
     }
 }
 

@@ -365,6 +365,11 @@ pub(super) const fn decide<const N: usize>(mut rows: [CommandSpec; N]) -> [Comma
         }
         family += 1;
     }
+    let mut row = 0;
+    while row < rows.len() {
+        rows[row].row = row as u16;
+        row += 1;
+    }
     rows
 }
 

@@ -47,13 +47,10 @@ impl Exchange {
         state: State,
         completion: Completion,
     ) -> Option<RequestId> {
-        let read_only = may_be_repeated(command.spec, &completion);
-        let class = class_of(caller, command.spec, &completion);
-        let is_barrier = is_barrier(caller, command.spec, &state, &completion);
+        let traits = Traits::of(caller, command.spec, &state, &completion);
         let owner = Owner::Client(caller.id);
         let mut request = Request::new(owner, caller.protocol, command.len, state, completion);
-        request.read_only = read_only;
-        request.class = class;
+        (request.read_only, request.class) = (traits.read_only, traits.class);
         request.identity = caller.identity;
         request.silent = caller.silent;
         if command.delay.is_some() || command.script.is_some() || caller.caching.is_some() {
@@ -65,7 +62,7 @@ impl Exchange {
         request.tally = Some(self.downstream.stats_mut().begin(command.spec));
         let deadline = caller.arrived.unwrap_or(self.now) + self.config.op_timeout;
         let id = self.flight.begin(request, deadline, self.upstream.epoch())?;
-        if is_barrier {
+        if traits.is_barrier {
             self.flight.set_barrier(caller.id);
         }
         Some(id)
@@ -111,46 +108,42 @@ impl Exchange {
     }
 }
 
-/// Whether a command may be sent again when its reply was lost.
-#[inline]
-fn may_be_repeated(spec: &CommandSpec, completion: &Completion) -> bool {
-    match completion {
-        Completion::Exec(exec) => exec.target.read_only,
-        // To say it twice does no harm.
-        Completion::Watch | Completion::Claim | Completion::StartTracking => true,
-        Completion::Deliver
-        | Completion::Publish { .. }
-        | Completion::Scan(_)
-        | Completion::Block(_) => spec.is_read(),
-    }
+/// How a client's command is treated.
+struct Traits {
+    /// May be sent again when its reply was lost.
+    read_only: bool,
+    /// On which connections it travels.
+    class: ConnectionClass,
+    /// No command may follow until it has been answered.
+    is_barrier: bool,
 }
 
-/// On which connections a client's command travels.
-#[inline]
-fn class_of(caller: &Caller, spec: &CommandSpec, completion: &Completion) -> ConnectionClass {
-    match completion {
-        // It asks for somebody who the client is not yet.
-        Completion::Claim if !spec.flags.contains(Flags::ALLOW_BUSY) => ConnectionClass::Shared,
-        Completion::Claim => ConnectionClass::Urgent,
-        _ if caller.modes.has(Modes::TRACKED) => ConnectionClass::Tracked,
-        Completion::Watch | Completion::Block(_) => ConnectionClass::Dedicated,
-        Completion::Exec(_) if caller.identity.is_some() => ConnectionClass::Dedicated,
-        _ if spec.flags.contains(Flags::ALLOW_BUSY) => ConnectionClass::Urgent,
-        _ => ConnectionClass::Shared,
-    }
-}
+impl Traits {
+    #[inline]
+    fn of(caller: &Caller, spec: &CommandSpec, state: &State, completion: &Completion) -> Self {
+        use ConnectionClass::{Dedicated, Shared, Tracked, Urgent};
 
-/// Whether no command may follow a client's command until it has been answered.
-#[inline]
-fn is_barrier(caller: &Caller, spec: &CommandSpec, state: &State, completion: &Completion) -> bool {
-    match completion {
-        Completion::Deliver | Completion::Publish { .. } | Completion::Scan(_) => {
-            matches!(state, State::Unplanned(..)) || matches!(spec.support, Support::Subscribe(_))
-        }
-        Completion::Exec(exec) => exec.watched_by.is_some() || caller.identity.is_some(),
-        Completion::Watch
-        | Completion::Block(_)
-        | Completion::Claim
-        | Completion::StartTracking => true,
+        let shared = if spec.flags.contains(Flags::ALLOW_BUSY) { Urgent } else { Shared };
+        let own = |class| if caller.modes.has(Modes::TRACKED) { Tracked } else { class };
+        let has_identity = caller.identity.is_some();
+        let (read_only, class, is_barrier) = match completion {
+            Completion::Deliver | Completion::Publish { .. } | Completion::Scan(_) => {
+                let is_barrier = matches!(state, State::Unplanned(..))
+                    || matches!(spec.support, Support::Subscribe(_));
+                (spec.is_read(), own(shared), is_barrier)
+            }
+            Completion::Exec(exec) => {
+                let class = if has_identity { Dedicated } else { shared };
+                let is_barrier = has_identity || exec.watched_by.is_some();
+                (exec.target.read_only, own(class), is_barrier)
+            }
+            Completion::Block(_) => (spec.is_read(), own(Dedicated), true),
+            // To say these twice does no harm.
+            Completion::Watch => (true, own(Dedicated), true),
+            Completion::StartTracking => (true, own(shared), true),
+            // It asks for somebody who the client is not yet.
+            Completion::Claim => (true, shared, true),
+        };
+        Self { read_only, class, is_barrier }
     }
 }

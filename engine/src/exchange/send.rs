@@ -9,8 +9,7 @@ use crate::errors;
 use crate::exchange::{Event, Exchange};
 use crate::flight::{Completion, ConnectionClass, Held, Owner, Request, Stage, State};
 use crate::ids::{ClusterId, ConnectionId, NodeIndex, PartId, RequestId};
-use crate::pool_key::{PoolKey, Profile};
-use crate::stats::Tally;
+use crate::pool_key::PoolKey;
 use crate::target::{SendMode, Target};
 use crate::transaction::{EXEC, MULTI};
 use crate::upstream::{Choice, PING, Pushed, Wait};
@@ -21,105 +20,98 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// `ASKING` as a command: the next one may be served by a node that is importing its slot.
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
-/// A part that is about to be sent: what its request and its place say, looked up once.
+/// A part that is about to be sent.
 #[derive(Clone, Copy)]
 struct Outgoing<'a> {
     id: PartId,
     command: &'a [u8],
     mode: SendMode,
-    cluster: ClusterId,
-    target: Target,
-    /// It has not been sent or held before.
-    is_new: bool,
-    owner: Owner,
-    class: ConnectionClass,
-    profile: Profile,
-    tally: Option<Tally>,
-    /// Nothing goes before it, and nothing is to be done with its reply but to hand it over.
-    is_plain: bool,
-    is_overdue: bool,
 }
 
 impl Exchange {
     /// Sends a part to a node of its target, or holds it until it can be sent.
     #[inline]
     pub(crate) fn send(&mut self, id: PartId, command: &[u8]) {
-        let Some(outgoing) = self.outgoing(id, command, SendMode::Plain) else { return };
-        if outgoing.is_overdue {
-            // It has waited behind others for so long. It ends when this event does.
-            return;
-        }
-        if let Target::Watching(connection, mode) = outgoing.target {
-            return self.send_watched(connection, &Outgoing { mode, ..outgoing });
-        }
-        match self.upstream.choose(outgoing.cluster, outgoing.target, self.now) {
-            Choice::Node(node) => self.send_out(node, &outgoing),
-            Choice::NoOwner => {
-                // As a node would say it; perhaps the topology was read during a failover.
-                self.flight.set_refusal(id.request, errors::SLOT_NOT_SERVED.into());
-                self.upstream.hurry(outgoing.cluster, self.now);
-                self.hold(id, command);
-            }
-            Choice::Unknown => self.hold(id, command),
-        }
+        self.send_by(Outgoing { id, command, mode: SendMode::Plain }, None);
     }
 
     /// Sends a part to this node.
     pub(crate) fn send_to(&mut self, node: NodeIndex, id: PartId, command: &[u8], mode: SendMode) {
-        if let Some(outgoing) = self.outgoing(id, command, mode) {
-            self.send_out(node, &outgoing);
-        }
+        self.send_by(Outgoing { id, command, mode }, Some(node));
     }
 
-    /// What is to be known of a part that is about to be sent; `None`: its request waits no longer.
+    /// Sends a part to this node, or to one of its target. What its request says is read where it
+    /// lies; what few need is looked up by those that need it.
     #[inline]
-    fn outgoing<'a>(&self, id: PartId, command: &'a [u8], mode: SendMode) -> Option<Outgoing<'a>> {
-        let request = self.flight.waiting(id.request)?;
-        let part = request.part(id.part)?;
-        Some(Outgoing {
-            id,
-            command,
-            mode,
-            cluster: part.cluster,
-            target: part.target,
-            is_new: part.stage == Stage::New,
-            owner: request.owner,
-            class: request.class,
-            profile: Profile { protocol: request.protocol, identity: request.identity },
-            tally: request.tally,
-            is_plain: request.is_plain(),
-            is_overdue: request.is_overdue(self.now),
-        })
-    }
-
-    #[inline]
-    fn send_out(&mut self, node: NodeIndex, outgoing: &Outgoing<'_>) {
-        let now = self.now;
-        let Outgoing { id, command, cluster, profile, .. } = *outgoing;
+    fn send_by(&mut self, outgoing: Outgoing<'_>, node: Option<NodeIndex>) {
+        let Outgoing { id, command, mode } = outgoing;
+        let Some((request, part)) = self.flight.request_and_part(id) else { return };
+        let (cluster, now) = (part.cluster, self.now);
+        let node = match (node, part.target) {
+            (Some(node), _) => node,
+            // It has waited behind others for so long. It ends when this event does.
+            _ if request.is_overdue(now) => return,
+            (None, Target::Watching(connection, mode)) => {
+                return self.send_watched(connection, Outgoing { mode, ..outgoing });
+            }
+            (None, target) => match self.upstream.choose(cluster, target, now) {
+                Choice::Node(node) => node,
+                Choice::NoOwner => return self.hold_unowned(outgoing, cluster),
+                Choice::Unknown => return self.hold(id, command),
+            },
+        };
         let lanes = self.config.connections_per_node;
-        let key = PoolKey { profile, lane: lane_of(outgoing.owner, lanes) };
-        let connection = match (outgoing.class, outgoing.owner) {
+        let lane = match request.class {
+            ConnectionClass::Urgent => lanes,
+            _ => lane_of(request.owner, lanes),
+        };
+        let profile = request.profile();
+        let connection = match (request.class, request.owner) {
+            (ConnectionClass::Shared | ConnectionClass::Urgent, _) | (_, Owner::Mirror(_)) => {
+                self.upstream.shared(cluster, node, PoolKey { profile, lane }, now)
+            }
             (ConnectionClass::Tracked, Owner::Client(client)) => {
                 self.upstream.tracked(client, cluster, node, profile, now)
             }
             (ConnectionClass::Dedicated, Owner::Client(client)) => {
                 self.upstream.dedicated(client, cluster, node, profile, now)
             }
-            (ConnectionClass::Urgent, _) => {
-                self.upstream.shared(cluster, node, PoolKey { lane: lanes, ..key }, now)
-            }
-            _ => self.upstream.shared(cluster, node, key, now),
         };
         let Some(connection) = connection else {
-            if let Some(text) = self.upstream.note_unreachable(cluster, node, key, now) {
-                self.flight.set_refusal(id.request, text.into_bytes());
-            }
-            return self.hold(id, command);
+            return self.hold_unreachable(outgoing, cluster, node);
         };
-        if !outgoing.is_new && self.flight.would_overtake(id, connection) {
+        if part.stage != Stage::New && self.flight.would_overtake(id, connection) {
             return self.hold(id, command);
         }
-        self.push(connection, outgoing);
+        if !request.is_plain() || mode == SendMode::Asking {
+            return self.push_special(connection, outgoing);
+        }
+        let (tally, limit) = (request.tally, self.limit_for(request.owner));
+        let pushed = self.upstream.push(connection, id, command, 1, tally, limit, now);
+        self.note_pushed(connection, outgoing, pushed);
+    }
+
+    /// No node owns the slot. Perhaps the topology was read during a failover.
+    #[cold]
+    fn hold_unowned(&mut self, outgoing: Outgoing<'_>, cluster: ClusterId) {
+        let Outgoing { id, command, .. } = outgoing;
+        // As a node would say it.
+        self.flight.set_refusal(id.request, errors::SLOT_NOT_SERVED.into());
+        self.upstream.hurry(cluster, self.now);
+        self.hold(id, command);
+    }
+
+    /// There is no connection to the node, and none may be opened.
+    #[cold]
+    fn hold_unreachable(&mut self, outgoing: Outgoing<'_>, cluster: ClusterId, node: NodeIndex) {
+        let Outgoing { id, command, .. } = outgoing;
+        let Some(request) = self.flight.waiting(id.request) else { return };
+        let lane = lane_of(request.owner, self.config.connections_per_node);
+        let key = PoolKey { profile: request.profile(), lane };
+        if let Some(text) = self.upstream.note_unreachable(cluster, node, key, self.now) {
+            self.flight.set_refusal(id.request, text.into_bytes());
+        }
+        self.hold(id, command);
     }
 
     /// Sends a part that has come back, if it does not get out of its client's order: it waits
@@ -173,27 +165,20 @@ impl Exchange {
 
     /// Sends EXEC to the node that has watched the client's keys; if that is out of reach, nothing
     /// is known of the keys and nothing executed.
-    fn send_watched(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>) {
+    #[cold]
+    fn send_watched(&mut self, connection: ConnectionId, outgoing: Outgoing<'_>) {
         match self.upstream.address(connection) {
-            Some(_) => self.push(connection, outgoing),
+            Some(_) => self.push_special(connection, outgoing),
             None => self.fail_watched(outgoing.id),
         }
     }
 
-    /// Puts a part on a connection.
-    #[inline]
-    fn push(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>) {
-        if !outgoing.is_plain || outgoing.mode == SendMode::Asking {
-            return self.push_special(connection, outgoing);
-        }
-        let limit = self.limit_for(outgoing.owner);
-        self.push_now(connection, outgoing, 1, limit);
-    }
-
     /// Puts a part on a connection with whatever has to go before it.
-    fn push_special(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>) {
-        let Outgoing { id, mode, .. } = *outgoing;
+    #[cold]
+    fn push_special(&mut self, connection: ConnectionId, outgoing: Outgoing<'_>) {
+        let Outgoing { id, mode, .. } = outgoing;
         let Some(request) = self.flight.waiting(id.request) else { return };
+        let (owner, tally) = (request.owner, request.tally);
         let exec_replies = match &request.completion {
             Completion::Exec(exec) => Some(exec.replies),
             _ => None,
@@ -215,10 +200,10 @@ impl Exchange {
             .is_some_and(|script| self.upstream.show_script(connection, script, &self.scripts));
         let brings = is_new && self.scripts.rewrite(outgoing.command, &mut eval).is_some();
         let command = if brings { &eval[..] } else { outgoing.command };
-        let outgoing = Outgoing { command, ..*outgoing };
+        let outgoing = Outgoing { command, ..outgoing };
 
-        if !self.upstream.has_room(connection, command.len(), self.limit_for(outgoing.owner)) {
-            return self.refuse_crowded(connection, &outgoing);
+        if !self.upstream.has_room(connection, command.len(), self.limit_for(owner)) {
+            return self.refuse_crowded(connection, outgoing);
         }
         if needs_permit {
             self.upstream.ask_permit(connection, &[MULTI, EXEC], self.now);
@@ -235,28 +220,24 @@ impl Exchange {
         }
         // There is room, as has been seen: what goes before the command must not be left without
         // it.
-        self.push_now(connection, &outgoing, exec_replies.unwrap_or(1), usize::MAX);
+        let replies = exec_replies.unwrap_or(1);
+        let pushed =
+            self.upstream.push(connection, id, command, replies, tally, usize::MAX, self.now);
+        self.note_pushed(connection, outgoing, pushed);
         self.note_wait(connection, id);
-        if let (SendMode::Asking, Some(_), Owner::Client(client)) = (mode, caching, outgoing.owner)
-        {
+        if let (SendMode::Asking, Some(_), Owner::Client(client)) = (mode, caching, owner) {
             // A node that hears ASKING forgets what CLIENT CACHING said.
             self.events.push_back(Event::Untracked(client));
         }
     }
 
+    /// A part has been put on a connection, if there was room.
     #[inline]
-    fn push_now(
-        &mut self,
-        connection: ConnectionId,
-        outgoing: &Outgoing<'_>,
-        replies: u32,
-        limit: usize,
-    ) {
-        let Outgoing { id, command, tally, .. } = *outgoing;
-        match self.upstream.push(connection, id, command, replies, tally, limit, self.now) {
-            Pushed::Written => self.flight.set_sent(id, connection, outgoing.mode),
+    fn note_pushed(&mut self, connection: ConnectionId, outgoing: Outgoing<'_>, pushed: Pushed) {
+        match pushed {
+            Pushed::Written => self.flight.set_sent(outgoing.id, connection, outgoing.mode),
             Pushed::Dialing => {
-                self.flight.set_sent(id, connection, outgoing.mode);
+                self.flight.set_sent(outgoing.id, connection, outgoing.mode);
                 self.note_waiting_for_dial();
             }
             Pushed::NoRoom => self.refuse_crowded(connection, outgoing),
@@ -274,13 +255,15 @@ impl Exchange {
     }
 
     #[cold]
-    fn refuse_crowded(&mut self, connection: ConnectionId, outgoing: &Outgoing<'_>) {
-        if let Owner::Mirror(mirror) = outgoing.owner {
+    fn refuse_crowded(&mut self, connection: ConnectionId, outgoing: Outgoing<'_>) {
+        let Outgoing { id, .. } = outgoing;
+        let owner = self.flight.get(id.request).map(|request| request.owner);
+        if let Some(Owner::Mirror(mirror)) = owner {
             self.upstream.count(mirror).mirror_dropped_overflow += 1;
-            return self.deliver(outgoing.id.request, b"");
+            return self.deliver(id.request, b"");
         }
         let text = self.upstream.crowded(connection);
-        self.fail(outgoing.id, &text);
+        self.fail(id, &text);
     }
 
     /// A command that its node may keep waiting has been put on a connection.

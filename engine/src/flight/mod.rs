@@ -87,23 +87,27 @@ impl Flight {
         deadline: Instant,
         epoch: u64,
     ) -> Option<RequestId> {
-        let (owner, len) = (request.owner, request.len);
-        let line = self.deadlines.line_for(deadline);
+        let Self { requests, queues, windows, deadlines, .. } = self;
+        let (owner, len, line) = (request.owner, request.len, deadlines.line_for(deadline));
+        let mut queue = match owner {
+            Owner::Client(client) => queue_of(queues, client),
+            Owner::Mirror(_) => None,
+        };
+        if let Some(queue) = &mut queue {
+            request.cost = windows.take(&mut queue.window, len);
+        }
         (request.deadline, request.line) = (deadline, line);
-        self.replies.take(request.reply_bytes());
-        let id = self.requests.insert(request);
-        if let Owner::Client(client) = owner {
-            let Some((windows, queue)) = self.windowed(client) else {
-                self.requests.remove(id);
+        let replies = request.reply_bytes();
+        let id = requests.insert(request);
+        match queue {
+            Some(queue) => queue.push(id, len, epoch),
+            None if matches!(owner, Owner::Mirror(_)) => {}
+            None => {
+                requests.remove(id);
                 return None;
-            };
-            let cost = windows.take(&mut queue.window, len);
-            queue.push(id, len, epoch);
-            if let Some(request) = self.requests.get_mut(id) {
-                request.cost = cost;
             }
         }
-        let Self { deadlines, requests, .. } = self;
+        self.replies.take(replies);
         deadlines.join(id, line, deadline, |entry| is_waiting(requests, entry));
         Some(id)
     }
@@ -187,6 +191,13 @@ impl Flight {
     #[inline]
     pub(crate) fn part(&self, id: PartId) -> Option<&Part> {
         self.requests.get(id.request)?.part(id.part)
+    }
+
+    /// The same, with its request.
+    #[inline]
+    pub(crate) fn request_and_part(&self, id: PartId) -> Option<(&Request, &Part)> {
+        let request = self.requests.get(id.request)?;
+        Some((request, request.part(id.part)?))
     }
 
     /// How many commands there are.
@@ -478,10 +489,19 @@ impl Flight {
     /// The commands of a client, with what all clients share.
     #[inline]
     fn windowed(&mut self, client: SessionId) -> Option<(&mut Windows, &mut ClientQueue)> {
-        match self.queues.get_mut(client.index()) {
-            Some(Some((owner, queue))) if *owner == client => Some((&mut self.windows, queue)),
-            _ => None,
-        }
+        Some((&mut self.windows, queue_of(&mut self.queues, client)?))
+    }
+}
+
+/// The commands of a client.
+#[inline]
+fn queue_of(
+    queues: &mut [Option<(SessionId, ClientQueue)>],
+    client: SessionId,
+) -> Option<&mut ClientQueue> {
+    match queues.get_mut(client.index()) {
+        Some(Some((owner, queue))) if *owner == client => Some(queue),
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::errors;
 use crate::flight::deadlines::Line;
 use crate::flight::split::Split;
 use crate::ids::{ClusterId, ConnectionId, IdentityId, SessionId};
+use crate::pool_key::Profile;
 use crate::resp::Protocol;
 use crate::scripts::Digest;
 use crate::stats::Tally;
@@ -267,6 +268,12 @@ impl Request {
         self.rare.is_none()
             && matches!(self.completion, Completion::Deliver)
             && matches!(self.state, State::Whole(_) | State::Split(_))
+    }
+
+    /// What all clients have in common whose commands may travel on one connection with it.
+    #[inline]
+    pub(crate) fn profile(&self) -> Profile {
+        Profile { protocol: self.protocol, identity: self.identity }
     }
 
     /// The client that is owed the reply.

@@ -69,14 +69,18 @@ impl Windows {
         let expected = window.expected.unwrap_or(self.expected);
         let cost = WORK + len as u64 + u64::from(expected);
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        self.replace(window, window.used + u64::from(cost));
+        window.used += u64::from(cost);
+        self.used += u64::from(cost);
+        if window.used > LEAST && window.used - u64::from(cost) <= LEAST {
+            self.set_busy(self.busy + 1);
+        }
         cost
     }
 
     /// A command of this cost has been answered.
     #[inline]
     pub(super) fn give_back(&mut self, window: &mut Window, cost: u32) {
-        self.replace(window, window.used.saturating_sub(cost.into()));
+        self.release(window, u64::from(cost));
         self.answered |= window.waits;
     }
 
@@ -106,7 +110,7 @@ impl Windows {
 
     /// The client has gone, or is not to be answered.
     pub(super) fn clear(&mut self, window: &mut Window) {
-        self.replace(window, 0);
+        self.release(window, window.used);
         *window = Window::default();
     }
 
@@ -120,15 +124,21 @@ impl Windows {
         assert_eq!((used, busy), (self.used, self.busy), "what is under way");
     }
 
+    /// So much of the cost is under way no longer.
     #[inline]
-    fn replace(&mut self, window: &mut Window, used: u64) {
-        let before = std::mem::replace(&mut window.used, used);
-        self.used = (self.used + used).saturating_sub(before);
-        let (was_busy, is_busy) = (before > LEAST, used > LEAST);
-        if was_busy != is_busy {
-            self.busy = if is_busy { self.busy + 1 } else { self.busy.saturating_sub(1) };
-            self.share = (WHOLE / self.busy.max(1)).max(LEAST);
+    fn release(&mut self, window: &mut Window, cost: u64) {
+        let before = window.used;
+        window.used = before.saturating_sub(cost);
+        self.used = self.used.saturating_sub(cost);
+        if before > LEAST && window.used <= LEAST {
+            self.set_busy(self.busy.saturating_sub(1));
         }
+    }
+
+    #[cold]
+    fn set_busy(&mut self, busy: u64) {
+        self.busy = busy;
+        self.share = (WHOLE / busy.max(1)).max(LEAST);
     }
 }
 

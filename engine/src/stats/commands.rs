@@ -37,9 +37,9 @@ pub(super) struct CommandStats {
 }
 
 impl Row {
+    #[inline]
     pub(super) fn of(spec: &CommandSpec) -> Self {
-        let row = COMMANDS.element_offset(spec);
-        Self(row.and_then(|row| u16::try_from(row).ok()).unwrap_or(UNKNOWN_ROW))
+        Self(spec.row)
     }
 
     /// The row of the container that a subcommand belongs to; every other row itself.
@@ -52,6 +52,7 @@ impl Row {
 }
 
 impl Commands {
+    #[inline]
     pub(super) fn entry(&mut self, row: Row) -> Option<&mut CommandStats> {
         let place = match self.places.get(usize::from(row.0)) {
             Some(place) if *place != VACANT => *place,

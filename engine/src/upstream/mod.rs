@@ -498,6 +498,7 @@ impl Upstream {
 
     /// Has what waits on a connection written, if that is busy with what other clients send as
     /// well.
+    #[inline]
     fn write_soon(&mut self, id: ConnectionId, is_busy: bool) {
         match is_busy {
             true => self.deferred.push(id),

@@ -326,6 +326,7 @@ impl Pipeline {
 
     /// Forgets answered bytes: all of them when nothing else is left, else when they are at least
     /// as many as those that have to be moved.
+    #[inline]
     fn make_room(&mut self, wanted: usize) {
         if self.base == self.end() && self.written == self.base {
             self.segments.clear();

@@ -3,6 +3,8 @@
 mod frame;
 mod skip;
 
+use std::ops::ControlFlow;
+
 use memchr::memchr;
 
 pub use frame::{ArgRange, RequestFrame};
@@ -121,15 +123,21 @@ impl RequestParser {
     /// The bytes are no command, and where the next one starts is unknown: Redis answers with the
     /// error and closes the connection.
     pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
-        match self.state {
-            State::Begin => self.parse_first(buf, limits),
-            State::Command | State::InlineCommand => {
-                self.begin();
-                self.parse_first(buf, limits)
-            }
-            State::Args { missing } => self.parse_args(buf, limits, self.position, missing),
-            State::Skip { .. } => self.skip_on(buf, limits),
+        if matches!(self.state, State::Command | State::InlineCommand) {
+            self.begin();
         }
+        let (position, missing) = match self.state {
+            State::Args { missing } => (self.position, missing),
+            State::Skip { .. } => return self.skip_on(buf, limits),
+            _ => match self.begin_like_last(buf, limits) {
+                Some(known) => known,
+                None => match self.parse_first_line(buf, limits)? {
+                    ControlFlow::Continue(known) => known,
+                    ControlFlow::Break(parsed) => return Ok(parsed),
+                },
+            },
+        };
+        self.parse_args(buf, limits, position, missing)
     }
 
     /// The command for which [`parse`](Self::parse) has just answered [`Parsed::Command`], where
@@ -204,32 +212,42 @@ impl RequestParser {
         self.repeats = false;
     }
 
-    /// Reads a frame of which nothing but an unfinished first line has been seen.
+    /// Skips what is known already of a frame that begins like the last one. Returns where its next
+    /// argument starts, and how many there are.
     #[inline]
-    fn parse_first(&mut self, buf: &[u8], limits: &Limits) -> Result<Parsed, ProtocolError> {
-        // What is known already of a frame that begins like the last one is skipped.
+    fn begin_like_last(&mut self, buf: &[u8], limits: &Limits) -> Option<(usize, usize)> {
         let Head { len, name, arguments, .. } = self.head;
-        if self.searched == 0 && arguments < limits.max_array_len && self.head.begins(buf) {
-            self.args.push(name);
-            self.repeats = true;
-            return self.parse_args(buf, limits, len, arguments);
+        if self.searched > 0 || arguments >= limits.max_array_len || !self.head.begins(buf) {
+            return None;
         }
+        self.args.push(name);
+        self.repeats = true;
+        Some((len, arguments))
+    }
+
+    /// Reads the first line of an array: returns where its first argument starts, and how many
+    /// there are. Or all of anything else.
+    #[inline(never)]
+    fn parse_first_line(
+        &mut self,
+        buf: &[u8],
+        limits: &Limits,
+    ) -> Result<ControlFlow<Parsed, (usize, usize)>, ProtocolError> {
         match buf.first() {
             Some(b'*') => {}
-            Some(_) => return self.parse_inline(buf, limits),
-            None => return Ok(Parsed::Incomplete),
+            Some(_) => return self.parse_inline(buf, limits).map(ControlFlow::Break),
+            None => return Ok(ControlFlow::Break(Parsed::Incomplete)),
         }
         let Some(header) = self.header(buf, limits, ProtocolError::TooBigMultibulkCount)? else {
-            return Ok(Parsed::Incomplete);
+            return Ok(ControlFlow::Break(Parsed::Incomplete));
         };
         let count = header.number.ok_or(ProtocolError::InvalidMultibulkLength)?;
         if count <= 0 {
-            return Ok(Parsed::Ignored { len: header.len });
+            return Ok(ControlFlow::Break(Parsed::Ignored { len: header.len }));
         }
-        let missing = self
-            .at_most(count, limits.max_array_len)
-            .ok_or(ProtocolError::InvalidMultibulkLength)?;
-        self.parse_args(buf, limits, header.len, missing)
+        let count = self.at_most(count, limits.max_array_len);
+        let count = count.ok_or(ProtocolError::InvalidMultibulkLength)?;
+        Ok(ControlFlow::Continue((header.len, count)))
     }
 
     /// Reads the `missing` arguments that start at `position`.

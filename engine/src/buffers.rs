@@ -19,6 +19,7 @@ impl Buffers {
     }
 
     /// Takes back a buffer that is no longer needed.
+    #[inline]
     pub(crate) fn recycle(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < SPARE && (1..=KEPT_CAPACITY).contains(&buffer.capacity()) {
             buffer.clear();

@@ -15,6 +15,10 @@ use crate::ids::{IdentityId, SessionId};
 use crate::resp::Protocol;
 use crate::time::Instant;
 
+/// While a client is paused its replies are kept back, because writing to it means reading what it
+/// has sent; but not more of them than this.
+const KEPT_BACK: usize = 1024 * 1024;
+
 /// One connection of a client.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -243,6 +247,14 @@ impl Client {
 
     pub(super) fn is_closing(&self) -> bool {
         self.phase == Phase::Closing
+    }
+
+    /// Whether there is something to write, and a write is to be queued for it.
+    #[inline]
+    pub(super) fn may_be_written(&self) -> bool {
+        let len = self.output_len();
+        let is_kept_back = self.input.paused && !self.is_closing() && len < KEPT_BACK;
+        !self.output.write_queued && len > 0 && !is_kept_back
     }
 
     /// The buffer that replies go to.

@@ -29,10 +29,6 @@ use crate::stats::{ClientStats, DownstreamGauges};
 use crate::throttle::Throttle;
 use crate::time::Instant;
 
-/// While a client is paused its replies are kept back, because writing to it means reading what it
-/// has sent; but not more of them than this.
-const KEPT_BACK: usize = 1024 * 1024;
-
 /// Warnings about clients that speak HTTP are logged this often at most.
 const HTTP_WARNING_PAUSE: Duration = Duration::from_secs(60);
 
@@ -319,18 +315,27 @@ impl Downstream {
         behind.len() <= self.behind_relay
     }
 
-    /// Has what a client gets written: at once if nothing else is owed to it, else with what else
-    /// this event, and the events at hand, bring for it.
+    /// A client has its replies, as far as they are there. They are written at once if nothing else
+    /// is owed to it, and then it reads on, or is closed. Else they are written with what else this
+    /// event, and the events at hand, bring for it.
     #[inline]
-    pub(crate) fn queue_replies(&mut self, id: SessionId, is_owed_more: bool) {
-        if !is_owed_more {
-            return self.queue_write(id);
+    pub(crate) fn end_replies(&mut self, id: SessionId, is_owed_more: bool, now: Instant) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if is_owed_more {
+            if !client.output.deferred {
+                client.output.deferred = true;
+                self.partly_answered.push(id);
+            }
+            return;
         }
-        if let Some(client) = self.clients.get_mut(id)
-            && !client.output.deferred
-        {
-            client.output.deferred = true;
-            self.partly_answered.push(id);
+        match client.phase {
+            Phase::Reading => {}
+            Phase::Parked => self.resumable.push_back(id),
+            Phase::Closing => return self.close_answered(id, now),
+        }
+        if client.may_be_written() {
+            client.output.write_queued = true;
+            self.outputs.push_back(Queued::Write(id));
         }
     }
 
@@ -370,9 +375,7 @@ impl Downstream {
     #[inline]
     pub(crate) fn queue_write(&mut self, id: SessionId) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let len = client.output_len();
-        let is_kept_back = client.input.paused && !client.is_closing() && len < KEPT_BACK;
-        if !client.output.write_queued && len > 0 && !is_kept_back {
+        if client.may_be_written() {
             client.output.write_queued = true;
             self.outputs.push_back(Queued::Write(id));
         }
@@ -397,15 +400,12 @@ impl Downstream {
 
     // Closing.
 
-    /// All commands of a client have been answered. It reads on, or is closed.
-    #[inline]
-    pub(crate) fn note_answered(&mut self, id: SessionId, now: Instant) {
-        let phase = self.clients.get(id).map(|client| client.phase);
-        match phase {
-            None | Some(Phase::Reading) => {}
-            Some(Phase::Parked) => self.resumable.push_back(id),
-            Some(Phase::Closing) if self.linger(id, now) => self.queue_write(id),
-            Some(Phase::Closing) => self.finish(id),
+    /// All commands have been answered of a client that is to be closed: it is, unless it lingers.
+    #[cold]
+    pub(crate) fn close_answered(&mut self, id: SessionId, now: Instant) {
+        match self.linger(id, now) {
+            true => self.queue_write(id),
+            false => self.finish(id),
         }
     }
 
@@ -417,7 +417,7 @@ impl Downstream {
         }
     }
 
-    /// Reads nothing more from the client. [`Self::note_answered`] closes it.
+    /// Reads nothing more from the client. [`Self::end_replies`] closes it.
     pub(crate) fn set_closing(&mut self, id: SessionId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.phase = Phase::Closing;

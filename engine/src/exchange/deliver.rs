@@ -214,12 +214,10 @@ impl Exchange {
             turn = next;
         }
         let is_owed_more = turn != Turn::Last;
-        if !is_owed_more {
-            self.downstream.note_answered(client, self.now);
-        } else if self.flight.window_opens(client, in_time) {
+        if is_owed_more && self.flight.window_opens(client, in_time) {
             self.downstream.note_window(client);
         }
-        self.downstream.queue_replies(client, is_owed_more);
+        self.downstream.end_replies(client, is_owed_more, self.now);
     }
 
     /// Keeps a reply until its turn comes.
@@ -375,7 +373,7 @@ impl Exchange {
         self.downstream.set_closing(id);
         self.flight.stop(id);
         if self.flight.is_idle(id) {
-            self.downstream.note_answered(id, self.now);
+            self.downstream.close_answered(id, self.now);
         }
     }
 }

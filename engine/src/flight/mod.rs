@@ -129,44 +129,54 @@ impl Flight {
     /// those that were relayed before.
     #[inline]
     pub(crate) fn pop_first(&mut self, client: SessionId, id: RequestId, reply: usize) -> Turn {
-        let Self { requests, queues, windows, .. } = self;
-        let queue = match queues.get_mut(client.index()) {
-            Some(Some((owner, queue))) if *owner == client => queue,
-            _ => return Turn::Later,
-        };
-        if queue.pending.front() != Some(&id) {
-            return Turn::Later;
-        }
-        queue.pending.pop_front();
-        if let Some(request) = requests.get(id) {
-            queue.bytes = queue.bytes.saturating_sub(request.len);
-            windows.learn(&mut queue.window, reply);
-            windows.give_back(&mut queue.window, request.cost);
-        }
-        let turn = match queue.pending.front().and_then(|next| requests.get(*next)) {
-            None => Turn::Last,
-            Some(Request { state: State::Answered(_), .. }) => Turn::NextAnswered,
-            Some(_) => Turn::NextWaits,
-        };
-        self.remove(id);
-        turn
+        let popped = self.pop_if(client, |first, _| (first == id).then_some(((), reply)));
+        popped.map_or(Turn::Later, |((), turn)| turn)
     }
 
     /// Takes out the reply to the first command of a client, which is there already, and says what
     /// comes behind it.
     pub(crate) fn pop_answered(&mut self, client: SessionId) -> Option<(Vec<u8>, Turn)> {
-        let first = self.first(client)?;
-        let request = self.requests.get_mut(first)?;
-        let before = request.reply_bytes();
-        let State::Answered(reply) = &mut request.state else { return None };
-        let reply = std::mem::take(reply);
-        self.replies.give_back(before);
-        let turn = self.pop_first(client, first, reply.len());
-        Some((reply, turn))
+        self.pop_if(client, |_, request| match &mut request.state {
+            State::Answered(reply) => {
+                let reply = std::mem::take(reply);
+                let len = reply.len();
+                Some((reply, len))
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes out the first command of a client, unless `take` says no: it takes what is wanted of
+    /// the command, and says how many bytes have answered it. Says what comes behind it.
+    #[inline]
+    fn pop_if<T>(
+        &mut self,
+        client: SessionId,
+        take: impl FnOnce(RequestId, &mut Request) -> Option<(T, usize)>,
+    ) -> Option<(T, Turn)> {
+        let Self { requests, queues, windows, deadlines, replies, .. } = self;
+        let queue = queue_of(queues, client)?;
+        let id = *queue.pending.front()?;
+        let request = requests.get_mut(id)?;
+        let kept = request.reply_bytes();
+        let (taken, reply) = take(id, request)?;
+        queue.pending.pop_front();
+        queue.bytes = queue.bytes.saturating_sub(request.len);
+        windows.learn(&mut queue.window, reply);
+        windows.give_back(&mut queue.window, request.cost);
+        replies.give_back(kept);
+        let (line, deadline) = (request.line, request.deadline);
+        requests.discard(id);
+        deadlines.leave(id, line, deadline, |entry| is_waiting(requests, entry));
+        let turn = match queue.pending.front().and_then(|next| requests.get(*next)) {
+            None => Turn::Last,
+            Some(Request { state: State::Answered(_), .. }) => Turn::NextAnswered,
+            Some(_) => Turn::NextWaits,
+        };
+        Some((taken, turn))
     }
 
     /// Takes out a command, whose client has gone or has no place for it.
-    #[inline]
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Request> {
         let request = self.requests.remove(id)?;
         self.leave(id, request.line, request.deadline);

@@ -25,7 +25,10 @@ pub(super) struct Connection {
     pub(super) purpose: Purpose,
     pub(super) phase: Phase,
     pub(super) pipeline: Pipeline,
-    pub(super) input: Input,
+    /// Boxed, so that reading on moves a pointer. `None` before anything has come, and meanwhile.
+    pub(super) input: Option<Box<Input>>,
+    /// The first byte of the reply that is being relayed as it comes.
+    pub(super) relayed: Option<u8>,
     /// Since when a reply has been due: bytes came, or the pipeline ceased to be empty.
     pub(super) silent_since: Instant,
     /// An output for this connection is queued already.
@@ -74,8 +77,6 @@ pub(super) struct Input {
     /// How much of `bytes` the scanner has seen.
     pub(super) scanned: usize,
     pub(super) scanner: Scanner,
-    /// The first byte of the reply that is being relayed as it comes.
-    pub(super) relayed: Option<u8>,
 }
 
 /// How one client uses a dedicated connection.
@@ -134,7 +135,8 @@ impl Connection {
             purpose,
             phase: Phase::Dialing,
             pipeline,
-            input: Input::default(),
+            input: None,
+            relayed: None,
             silent_since: now,
             write_queued: false,
             draining: false,

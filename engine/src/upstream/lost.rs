@@ -30,7 +30,7 @@ impl Upstream {
         if let Some(connection) = self.connections.remove(id) {
             self.outputs.push_back(Queued::CloseUpstream(id));
             self.forget_use(id, &connection);
-            self.buffers.recycle(connection.input.bytes);
+            self.buffers.recycle(connection.input.map(|input| input.bytes).unwrap_or_default());
         }
     }
 
@@ -121,7 +121,7 @@ impl Upstream {
         }
         let is_answered = connection.is_answered();
         let Connection { cluster, address, purpose, pipeline, assignment, input, .. } = connection;
-        self.buffers.recycle(input.bytes);
+        self.buffers.recycle(input.map(|input| input.bytes).unwrap_or_default());
         self.events.push_back(Event::Lost(Box::new(Lost {
             connection: id,
             cluster,

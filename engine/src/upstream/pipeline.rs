@@ -172,6 +172,20 @@ impl Pipeline {
         Some(Popped { expect, range, written, tally })
     }
 
+    /// Takes the oldest command out if it is a part whose only or last reply comes next.
+    #[inline]
+    pub(crate) fn pop_part(&mut self) -> Option<(PartId, Range<usize>, Option<Tally>)> {
+        let sent = self.queue.front()?;
+        let Expect::Part(part) = sent.expect else { return None };
+        let (range, tally) = (self.base..self.base.saturating_add(sent.len), sent.tally);
+        if sent.replies != 1 || range.end > self.written {
+            return None;
+        }
+        self.queue.pop_front();
+        self.base = range.end;
+        Some((part, range, tally))
+    }
+
     /// The bytes of the oldest command.
     pub(crate) fn front(&self) -> Option<&[u8]> {
         let end = self.base.saturating_add(self.queue.front()?.len);

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use crate::cluster::{parse_epoch, parse_zone};
 use crate::ids::{ConnectionId, PartId};
-use crate::resp::{Limits, ProtocolError, Reply, Scanner, encode};
+use crate::resp::{Limits, ProtocolError, Reply, encode};
 use crate::time::Instant;
 use crate::upstream::Upstream;
-use crate::upstream::connection::{Phase, Purpose};
+use crate::upstream::connection::{Input, Phase, Purpose};
 use crate::upstream::event::Event;
 use crate::upstream::identities::Login;
 use crate::upstream::pipeline::{Expect, Popped};
@@ -15,15 +15,12 @@ use crate::upstream::pipeline::{Expect, Popped};
 /// The bytes that have come on a connection, cut into replies.
 #[derive(Debug)]
 pub(crate) struct Reading<'a> {
-    scanner: Scanner,
     /// What had come before of a reply whose end had not; if that is not empty, `data` is behind
     /// it.
-    kept: Vec<u8>,
+    input: Box<Input>,
     data: &'a [u8],
     /// Where the reply begins that is being read.
     start: usize,
-    /// How far the scanner has seen.
-    scanned: usize,
 }
 
 /// A piece of what a node has sent.
@@ -67,24 +64,25 @@ impl<'a> Reading<'a> {
     /// The next piece; `None`: all has been read.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<Frame<'_>> {
-        let bytes: &[u8] = if self.kept.is_empty() { self.data } else { &self.kept };
-        let rest = bytes.get(self.scanned..).filter(|rest| !rest.is_empty())?;
-        let scan = match self.scanner.scan(rest, &Limits::UNBOUNDED) {
+        let Input { bytes: kept, scanned, scanner } = &mut *self.input;
+        let bytes: &[u8] = if kept.is_empty() { self.data } else { kept };
+        let rest = bytes.get(*scanned..).filter(|rest| !rest.is_empty())?;
+        let scan = match scanner.scan(rest, &Limits::UNBOUNDED) {
             Ok(scan) => scan,
             Err(error) => return Some(Frame::Invalid(error)),
         };
-        self.scanned += scan.consumed;
-        let piece = bytes.get(self.start..self.scanned).unwrap_or_default();
+        *scanned += scan.consumed;
+        let piece = bytes.get(self.start..*scanned).unwrap_or_default();
         if !scan.complete {
             return Some(Frame::Piece(piece));
         }
-        self.start = self.scanned;
+        self.start = *scanned;
         Some(Frame::Whole(piece))
     }
 
     /// The last piece has been relayed and need not be kept.
     pub(crate) fn drop_piece(&mut self) {
-        self.start = self.scanned;
+        self.start = self.input.scanned;
     }
 }
 
@@ -109,42 +107,41 @@ impl Upstream {
     ) -> Option<Reading<'a>> {
         let connection = self.connections.get_mut(id)?;
         connection.silent_since = now;
-        let input = &mut connection.input;
-        let scanner = std::mem::take(&mut input.scanner);
-        let mut kept = std::mem::take(&mut input.bytes);
-        let scanned = std::mem::take(&mut input.scanned);
-        if !kept.is_empty() {
-            kept.extend_from_slice(data);
+        let mut input = connection.input.take().unwrap_or_default();
+        if !input.bytes.is_empty() {
+            input.bytes.extend_from_slice(data);
         }
-        Some(Reading { scanner, kept, data, start: 0, scanned })
+        Some(Reading { input, data, start: 0 })
     }
 
     /// Keeps what has not been read to its end.
     #[inline]
     pub(crate) fn end_reading(&mut self, id: ConnectionId, reading: Reading<'_>) {
-        let Reading { scanner, mut kept, data, start, scanned } = reading;
-        if !kept.is_empty() {
-            kept.drain(..start);
-        } else if let Some(rest) = data.get(start..).filter(|rest| !rest.is_empty()) {
-            kept = self.buffers.take();
-            kept.extend_from_slice(rest);
-        }
-        match self.connections.get_mut(id) {
-            Some(connection) if !kept.is_empty() || connection.input.relayed.is_some() => {
-                connection.input.scanner = scanner;
-                connection.input.scanned = scanned.saturating_sub(start);
-                connection.input.bytes = kept;
+        let Reading { mut input, data, start } = reading;
+        input.scanned = input.scanned.saturating_sub(start);
+        if !input.bytes.is_empty() {
+            input.bytes.drain(..start);
+            if input.bytes.is_empty() {
+                self.buffers.recycle(std::mem::take(&mut input.bytes));
             }
-            _ => self.buffers.recycle(kept),
+        } else if let Some(rest) = data.get(start..).filter(|rest| !rest.is_empty()) {
+            input.bytes = self.buffers.take();
+            input.bytes.extend_from_slice(rest);
         }
-        self.close_if_drained(id);
+        let Some(connection) = self.connections.get_mut(id) else {
+            return self.buffers.recycle(input.bytes);
+        };
+        connection.input = Some(input);
+        if connection.draining {
+            self.close_if_drained(id);
+        }
     }
 
     /// Finds out what a reply is, and sees to those to the proxy's own commands.
     #[inline]
     pub(crate) fn receive(&mut self, id: ConnectionId, reply: &[u8], now: Instant) -> Received {
         let Some(connection) = self.connections.get_mut(id) else { return Received::Closed };
-        if connection.input.relayed.is_some() {
+        if connection.relayed.is_some() {
             return Received::RelayEnd;
         }
         if reply.first() == Some(&b'>') {
@@ -152,8 +149,7 @@ impl Upstream {
         }
         // All of the handshake has been answered, so some reply has come.
         if connection.pipeline.is_open()
-            && let Some(part) = connection.pipeline.front_part()
-            && let Some(Popped { range, tally, .. }) = connection.pipeline.pop()
+            && let Some((part, range, tally)) = connection.pipeline.pop_part()
         {
             connection.phase = Phase::Answered;
             let dedicated = matches!(connection.purpose, Purpose::Dedicated(..));
@@ -371,7 +367,7 @@ impl Upstream {
 
     /// Whether a reply is being relayed on a connection.
     pub(crate) fn is_relaying(&self, id: ConnectionId) -> bool {
-        self.connections.get(id).is_some_and(|connection| connection.input.relayed.is_some())
+        self.connections.get(id).is_some_and(|connection| connection.relayed.is_some())
     }
 
     /// The command whose reply comes next on a connection.
@@ -382,14 +378,14 @@ impl Upstream {
     /// The reply that comes next, of which the first byte is `tag`, is relayed.
     pub(crate) fn begin_relay(&mut self, id: ConnectionId, tag: u8) {
         if let Some(connection) = self.connections.get_mut(id) {
-            connection.input.relayed = Some(tag);
+            connection.relayed = Some(tag);
         }
     }
 
     /// A reply has been relayed to its end. Returns what it was to, and its first byte.
     pub(crate) fn end_relay(&mut self, id: ConnectionId) -> Option<(Option<PartId>, u8)> {
         let connection = self.connections.get_mut(id)?;
-        let tag = connection.input.relayed.take()?;
+        let tag = connection.relayed.take()?;
         let part = connection.pipeline.front_part();
         let popped = connection.pipeline.pop();
         if let Some(tally) = popped.and_then(|popped| popped.tally) {

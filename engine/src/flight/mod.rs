@@ -391,7 +391,7 @@ impl Flight {
     /// Hands the reply to one part of a split command to what makes one of them all. Returns the
     /// request when it was the last.
     #[inline]
-    pub(crate) fn absorb(&mut self, id: PartId, reply: &[u8]) -> Option<&Request> {
+    pub(crate) fn absorb(&mut self, id: PartId, reply: &[u8]) -> Option<&mut Request> {
         let request = self.requests.get_mut(id.request)?;
         let before = request.reply_bytes();
         let State::Split(split) = &mut request.state else { return None };

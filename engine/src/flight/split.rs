@@ -9,7 +9,7 @@ use crate::config::ReadPolicy;
 use crate::errors;
 use crate::flight::join;
 use crate::flight::request::Part;
-use crate::resp::{Reply, RequestFrame, encode};
+use crate::resp::{Reply, RequestFrame, encode, value_len};
 use crate::route::Place;
 use crate::target::Target;
 
@@ -205,19 +205,18 @@ impl Split {
         self.replies.len()
     }
 
-    /// Writes the one reply that all parts' replies make.
-    pub(crate) fn write_reply(&self, out: &mut Vec<u8>) {
-        let replies: Vec<_> = self.replies().collect();
+    /// Writes the one reply that all parts' replies make. They are used up.
+    pub(crate) fn write_reply(&mut self, out: &mut Vec<u8>) {
         if let Some(error) = &self.error
-            && (self.merge != Merge::AnySuccess || replies.is_empty())
+            && (self.merge != Merge::AnySuccess || self.replies().next().is_none())
         {
             out.extend_from_slice(error);
             return;
         }
         let start = out.len();
         let written = match self.merge {
-            Merge::KeyOrder => self.write_array(&replies, out),
-            merge => join::write(merge, self.argument, &replies, out),
+            Merge::KeyOrder => self.write_array(out),
+            merge => join::write(merge, self.argument, &self.replies().collect::<Vec<_>>(), out),
         };
         if written.is_none() {
             out.truncate(start);
@@ -226,12 +225,19 @@ impl Split {
     }
 
     /// The elements of the parts' arrays, each in the place of its key.
-    fn write_array(&self, replies: &[&[u8]], out: &mut Vec<u8>) -> Option<()> {
-        let mut elements: Vec<_> =
-            replies.iter().map(|reply| Reply::new(reply).elements()).collect();
-        encode::array_header(out, self.part_of_key.len());
-        for part in &self.part_of_key {
-            out.extend_from_slice(elements.get_mut(*part as usize)?.next()?);
+    fn write_array(&mut self, out: &mut Vec<u8>) -> Option<()> {
+        let Self { parts, part_of_key, replies, .. } = self;
+        for part in parts.iter_mut() {
+            let elements = Reply::new(replies.get(part.reply.clone())?).elements();
+            part.reply.start = part.reply.end.saturating_sub(elements.rest().len());
+        }
+        encode::array_header(out, part_of_key.len());
+        for part in part_of_key {
+            let rest = &mut parts.get_mut(*part as usize)?.reply;
+            let bytes = replies.get(rest.clone())?;
+            let element = bytes.get(..value_len(bytes)?)?;
+            out.extend_from_slice(element);
+            rest.start += element.len();
         }
         Some(())
     }

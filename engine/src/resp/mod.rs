@@ -23,6 +23,7 @@ pub use error::ProtocolError;
 pub(crate) use number::parse_decimal;
 pub use reply::{Elements, Kind, Reply};
 pub use request::{ArgRange, Parsed, RequestFrame, RequestParser};
+pub(crate) use scan::value_len;
 pub use scan::{Scan, Scanner};
 
 /// The version of RESP that a connection speaks, as `HELLO` chooses it.

@@ -176,6 +176,13 @@ pub struct Elements<'a> {
     missing: u64,
 }
 
+impl<'a> Elements<'a> {
+    /// The bytes of the elements to come; with those that end a streamed aggregate.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        if self.missing > 0 { self.rest } else { &[] }
+    }
+}
+
 impl<'a> Iterator for Elements<'a> {
     type Item = &'a [u8];
 

@@ -320,7 +320,13 @@ fn digit(byte: u8) -> usize {
 }
 
 /// The length of the value at the start of `bytes`, if it is whole.
-pub(super) fn value_len(bytes: &[u8]) -> Option<usize> {
+#[inline]
+pub(crate) fn value_len(bytes: &[u8]) -> Option<usize> {
+    short_bulk(bytes, &Limits::UNBOUNDED).or_else(|| long_value_len(bytes))
+}
+
+/// [`value_len`] for any value.
+fn long_value_len(bytes: &[u8]) -> Option<usize> {
     let scan = Scanner::new().scan(bytes, &Limits::UNBOUNDED).ok()?;
     scan.complete.then_some(scan.consumed)
 }

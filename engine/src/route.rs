@@ -24,7 +24,7 @@ pub(crate) struct RouteTable {
 }
 
 /// Where one key lives.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Place {
     pub(crate) cluster: ClusterId,
     /// Its slot; the same for every key of a standalone server, which does not care.
@@ -175,6 +175,7 @@ impl RouteTable {
     }
 
     /// The slot of a key in a cluster.
+    #[inline]
     pub(crate) fn slot(&self, cluster: ClusterId, key: &[u8]) -> Slot {
         match self.standalone.get(cluster.position()) {
             Some(true) => Slot::default(),
@@ -251,6 +252,14 @@ impl RouteTable {
             let start = end.saturating_sub(arg.len());
             args.push(ArgRange { start: start as u32, len: arg.len() as u32 });
         }
+    }
+}
+
+impl Place {
+    /// A number that no other place has, in the same order.
+    #[inline]
+    pub(crate) fn number(self) -> u32 {
+        (self.cluster.position() as u32) << 16 | u32::from(self.slot.number())
     }
 }
 

@@ -99,6 +99,7 @@ impl Input {
 
 impl Downstream {
     /// A client has sent bytes.
+    #[inline]
     pub(crate) fn receive(&mut self, id: SessionId, data: &[u8]) -> Unread {
         self.stats.count().downstream_cx_rx_bytes_total += data.len() as u64;
         let Some(client) = self.clients.get_mut(id) else { return Unread::Dropped };

@@ -480,6 +480,7 @@ impl Downstream {
     }
 
     /// The next thing to do, if [`Self::has_outputs`].
+    #[inline]
     pub(crate) fn poll_output(&mut self) -> Option<Output<'_>> {
         match self.outputs.pop_front()? {
             Queued::Write(id) => {

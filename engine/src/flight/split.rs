@@ -55,7 +55,8 @@ impl Plan {
     pub(crate) fn make(&mut self, places: impl Iterator<Item = Place>) {
         self.keys.clear();
         self.keys.extend(places.zip(0..));
-        self.keys.sort_unstable();
+        let order = |place: &Place, key: &u32| u64::from(place.number()) << 32 | u64::from(*key);
+        self.keys.sort_unstable_by_key(|(place, key)| order(place, key));
     }
 
     /// The keys of each place, as positions among the keys, in their order.

@@ -164,6 +164,7 @@ impl Connection {
     }
 
     /// Whether it is established.
+    #[inline]
     pub(super) fn is_open(&self) -> bool {
         self.phase != Phase::Dialing
     }

@@ -436,6 +436,7 @@ impl Upstream {
     }
 
     /// The next thing to do, if [`Self::has_outputs`].
+    #[inline]
     pub(crate) fn poll_output(&mut self) -> Option<Output<'_>> {
         match self.outputs.pop_front()? {
             Queued::OpenUpstream(id) => {
@@ -473,6 +474,7 @@ impl Upstream {
     }
 
     /// Whether an output still means something: its connection may have gone since.
+    #[inline]
     fn is_current(&self, queued: &Queued) -> bool {
         match queued {
             Queued::OpenUpstream(id) => self.connections.get(*id).is_some(),

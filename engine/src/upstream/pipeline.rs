@@ -222,6 +222,7 @@ impl Pipeline {
     }
 
     /// Whether everything may be written.
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.gate.is_none()
     }
@@ -232,12 +233,14 @@ impl Pipeline {
     }
 
     /// Whether the oldest command has been written, so that a reply can be one to it.
+    #[inline]
     pub(crate) fn is_reply_due(&self) -> bool {
         let end = |sent: &Sent| self.base.saturating_add(sent.len);
         self.queue.front().is_some_and(|sent| end(sent) <= self.written)
     }
 
     /// Whether there is something for [`Self::take_unwritten`].
+    #[inline]
     pub(crate) fn has_unwritten(&self) -> bool {
         self.written.max(self.base) < self.writable()
     }
@@ -249,6 +252,7 @@ impl Pipeline {
     }
 
     /// What is to be handed to the host now; counts as written from then on.
+    #[inline]
     pub(crate) fn take_unwritten(&mut self) -> &[u8] {
         let first = self.written.max(self.base);
         self.written = self.writable().min(self.segment_end(first));
@@ -256,6 +260,7 @@ impl Pipeline {
     }
 
     /// Whether no reply is expected.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -266,11 +271,13 @@ impl Pipeline {
     }
 
     /// Commands whose reply is still to come.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
 
     /// Bytes of commands without a reply.
+    #[inline]
     pub(crate) fn unanswered_bytes(&self) -> usize {
         self.end().saturating_sub(self.base)
     }
@@ -315,6 +322,7 @@ impl Pipeline {
     }
 
     /// Where the bytes end that may be written.
+    #[inline]
     fn writable(&self) -> usize {
         self.gate.unwrap_or(self.end())
     }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::support::{ClientId, Driver, Health, OP_TIMEOUT, each_chunking, encode};
+use fastrand::Rng;
+
+use crate::support::{Chunking, ClientId, Driver, Health, OP_TIMEOUT, each_chunking, encode};
 
 const GET: &str = "GET {k}large";
 
@@ -143,4 +145,80 @@ fn large_commands_wait_like_large_replies() {
         driver.settle();
         assert_eq!(driver.received(client), "+OK ".repeat(40));
     });
+}
+
+/// The bytes of each value, by its key, and how many clients ask for one of them all the time.
+const VALUES: [usize; 4] = [1, 300, 4000, 40_000];
+const GREEDY: usize = 6;
+
+/// What a client alone may have under way, each one at any time, and what a command's work costs:
+/// see `engine/src/flight/window.rs`.
+const WHOLE: usize = 1024 * 1024;
+const LEAST: usize = 64 * 1024;
+const WORK: usize = 256;
+
+/// Lets a node execute some commands after the other until a client has got something.
+fn answer(driver: &mut Driver, node: &str, client: ClientId, rng: &mut Rng) {
+    while driver.received(client).is_empty() {
+        driver.cluster.answer_only(node, rng.usize(1..300));
+        driver.settle();
+    }
+    driver.cluster.set_health(node, Health::Silent);
+}
+
+/// A client that asks for one value again and again. Its first reply tells the proxy what it costs.
+fn connect_greedy(driver: &mut Driver, node: &str, rng: &mut Rng) -> ClientId {
+    let client = driver.connect();
+    let get = encode(&format!("GET {{k}}{}", rng.usize(..VALUES.len())));
+    driver.send(client, &get);
+    answer(driver, node, client, rng);
+    driver.send(client, get.repeat(10_000));
+    client
+}
+
+/// What a node has executed since, up to a command: how many commands, and what they cost.
+fn before(executed: &[String], command: &str) -> Option<(usize, usize)> {
+    let place = executed.iter().position(|line| line.ends_with(command))?;
+    let cost = |line: &String| {
+        let value: usize = line.rsplit_once('}').unwrap().1.parse().unwrap();
+        WORK + encode("GET {k}0").len() + format!("${}", VALUES[value]).len() + 4 + VALUES[value]
+    };
+    Some((place, executed[..place].iter().map(cost).sum()))
+}
+
+#[test]
+fn a_command_waits_for_a_bounded_cost_of_others_whatever_they_ask() {
+    for seed in 0..2 {
+        let mut rng = Rng::with_seed(seed);
+        let mut driver = Driver::new(Chunking::Whole);
+        let meek = driver.connect();
+        for (value, len) in VALUES.iter().enumerate() {
+            assert_eq!(driver.ask(meek, &format!("SET {{k}}{value} {}", "x".repeat(*len))), "+OK ");
+        }
+        assert_eq!(driver.ask(meek, "SET {k}meek m"), "+OK ");
+        let node = driver.cluster.owner("{k}");
+        let connect = |driver: &mut Driver, rng: &mut Rng| connect_greedy(driver, &node, rng);
+        let mut others: Vec<_> = (0..GREEDY).map(|_| connect(&mut driver, &mut rng)).collect();
+        for turn in 0..15 {
+            if rng.u8(..4) == 0 {
+                // What it has under way is executed all the same.
+                driver.disconnect(others.remove(rng.usize(..GREEDY)));
+                others.push(connect(&mut driver, &mut rng));
+            }
+            driver.cluster.answer_only(&node, rng.usize(1..300));
+            driver.settle();
+            driver.cluster.set_health(&node, Health::Silent);
+            let sent = driver.cluster.executed.len();
+            driver.command(meek, "GET {k}meek");
+            answer(&mut driver, &node, meek, &mut rng);
+            let executed = &driver.cluster.executed[sent..];
+            let (commands, cost) = before(executed, "GET {k}meek").expect("it was answered");
+            let largest = WORK + VALUES[VALUES.len() - 1] + 64;
+            // Clients that have gone in this turn have left what they had under way.
+            let most = WHOLE + (GREEDY + 1) * (LEAST + largest);
+            let told = format!("seed {seed}, turn {turn}: {commands} commands of {cost} before");
+            assert!(cost <= most, "{told}");
+            assert!(commands <= most / WORK, "{told}");
+        }
+    }
 }

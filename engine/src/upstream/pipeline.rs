@@ -324,7 +324,7 @@ impl Pipeline {
     /// Where the bytes end that may be written.
     #[inline]
     fn writable(&self) -> usize {
-        self.gate.unwrap_or(self.end())
+        self.gate.unwrap_or_else(|| self.end())
     }
 
     /// The segment with this position; `None`: the window has it.

@@ -20,14 +20,14 @@ pub(crate) fn exchange(client: &mut Client, exchanges: &[Exchange]) {
     let commands: Vec<Vec<u8>> = exchanges.iter().map(|one| one.command.clone()).collect();
     client.pipeline(&commands, |number, reply| {
         let Exchange { command, reply: expected } = &exchanges[number];
-        assert!(
-            reply == *expected,
-            "command {number} {}: {} instead of {}",
-            command.escape_ascii(),
-            reply.escape_ascii(),
-            expected.escape_ascii()
-        );
+        let [command, got, wanted] = [command, &reply, expected].map(|bytes| beginning(bytes));
+        assert!(reply == *expected, "command {number} {command}: {got} instead of {wanted}");
     });
+}
+
+/// What is shown of bytes that may be many.
+fn beginning(bytes: &[u8]) -> String {
+    bytes.get(..200).unwrap_or(bytes).escape_ascii().to_string()
 }
 
 /// What a client wrote so far, from which the replies follow.

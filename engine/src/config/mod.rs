@@ -249,6 +249,11 @@ pub struct Limits {
     /// and of what waits unread. A command that exceeds it is not kept, but refused when its end
     /// has come; a client that exceeds it with what waits is closed. `frame` bounds one command.
     pub input_bytes: usize,
+    /// Bytes that unfinished commands, transactions, commands that wait, replies that wait and
+    /// subscriptions may take together, beyond their reserves.
+    pub memory_bytes: usize,
+    /// So many bytes each of these may keep whatever the others keep.
+    pub reserve_bytes: usize,
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
@@ -262,6 +267,8 @@ pub struct Limits {
     pub connection_bytes: usize,
     /// Bytes of commands that wait for a node or a topology; further ones are refused.
     pub held_bytes: usize,
+    /// Bytes of commands that clients have queued since MULTI; further ones are refused.
+    pub transaction_bytes: usize,
     /// Bytes of copies that wait for a mirror; further ones are dropped.
     pub mirror_bytes: usize,
     /// Bytes of all clients' subscriptions: names of channels, and what is kept about them; further
@@ -337,33 +344,63 @@ impl fmt::Display for ConfigError {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        // A VM that gets no more memory ends, and with it all clients of its worker. One of Envoy
-        // 1.40 did so at a command of 256 MiB: see SECURITY.md.
+impl Limits {
+    /// The least memory of a worker that all parts can work with.
+    pub const LEAST_MEMORY: usize = 16 * 1024 * 1024;
+    /// More has not been tried: a VM that gets no more memory ends.
+    pub const MOST_MEMORY: usize = 512 * 1024 * 1024;
+    /// Two workers fit into the 1 GiB that Istio gives a sidecar: see SECURITY.md.
+    pub const DEFAULT_MEMORY: usize = 96 * 1024 * 1024;
+
+    /// Bounds for a worker that keeps at most so many bytes for its clients. What Envoy keeps for
+    /// them, and the copies that are made on the way, come on top.
+    #[must_use]
+    pub fn for_memory(bytes: usize) -> Self {
+        let part = bytes / 16;
         Self {
-            frame: resp::Limits::default(),
+            frame: resp::Limits { max_command_bytes: 8 * part, ..resp::Limits::default() },
             session_requests: 16 * 1024,
-            session_bytes: 16 * 1024 * 1024,
-            input_bytes: 256 * 1024 * 1024,
+            session_bytes: (2 * part).min(16 * 1024 * 1024),
+            // Five parts have a reserve.
+            memory_bytes: bytes - 5 * part,
+            reserve_bytes: part,
+            input_bytes: 8 * part,
             reply_bytes: 32 * 1024,
             moved_bytes: 8 * 1024,
-            waiting_reply_bytes: 512 * 1024 * 1024,
-            connection_bytes: 256 * 1024 * 1024,
-            held_bytes: 256 * 1024 * 1024,
-            mirror_bytes: 16 * 1024 * 1024,
-            subscription_bytes: 256 * 1024 * 1024,
-            subscriber_bytes: 512 * 1024 * 1024,
+            waiting_reply_bytes: 10 * part,
+            connection_bytes: 8 * part,
+            held_bytes: 6 * part,
+            transaction_bytes: 6 * part,
+            mirror_bytes: (3 * part).min(16 * 1024 * 1024),
+            subscription_bytes: 3 * part,
+            subscriber_bytes: 6 * part,
             tracking_clients: 1024,
             identities: 256,
-            script_bytes: 16 * 1024 * 1024,
+            script_bytes: part.min(16 * 1024 * 1024),
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::for_memory(Self::DEFAULT_MEMORY)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_a_workers_memory_are_not_more_than_the_whole() {
+        for memory in [Limits::LEAST_MEMORY, Limits::DEFAULT_MEMORY, Limits::MOST_MEMORY] {
+            let limits = Limits::for_memory(memory);
+            assert_eq!(limits.memory_bytes + 5 * limits.reserve_bytes, memory);
+            assert!(limits.frame.max_command_bytes <= limits.input_bytes);
+            assert!(limits.frame.max_command_bytes <= limits.connection_bytes);
+            assert!(2 * limits.subscription_bytes <= limits.subscriber_bytes);
+        }
+    }
 
     #[test]
     fn a_fraction_is_what_it_says() {

@@ -2,7 +2,7 @@
 
 use crate::budget::ByteBudget;
 use crate::command::{self, CommandSpec, Lookup};
-use crate::downstream::client::{Input, Phase};
+use crate::downstream::client::{Client, Input, Phase};
 use crate::downstream::{Caller, Downstream, Queued, ReplyMode};
 use crate::ids::SessionId;
 use crate::resp::{self, Parsed, ProtocolError, RequestFrame, RequestParser};
@@ -181,11 +181,10 @@ impl Downstream {
         }
     }
 
-    /// Keeps the count of bytes that wait, and account of when they came. If they are too many, an
-    /// unfinished command is not kept, and refused when its end has come. Returns `false` if there
-    /// is none: the client's bytes have been dropped then.
-    pub(crate) fn count_input(&mut self, id: SessionId, now: Instant) -> bool {
-        let Some(client) = self.clients.get_mut(id) else { return true };
+    /// Keeps the count of bytes that wait, and account of when they came. If all clients' are too
+    /// many, those of the client that has most give way: see [`Self::crowd_out`].
+    pub(crate) fn count_input(&mut self, id: SessionId, now: Instant) -> Option<SessionId> {
+        let client = self.clients.get_mut(id)?;
         let is_parked = client.phase == Phase::Parked;
         let input = &mut client.input;
         if is_parked {
@@ -195,8 +194,20 @@ impl Downstream {
         }
         input.count(&mut self.input);
         if !self.input.is_exceeded() || input.bytes.is_empty() {
-            return true;
+            return None;
         }
+        let counted = |(id, client): (SessionId, &Client)| (client.input.counted, id);
+        let (_, most) = self.clients.iter().map(counted).max()?;
+        self.crowd_out(most)
+    }
+
+    /// An unfinished command is not kept any more, and refused when its end has come. If the client
+    /// has sent whole commands ahead instead, they are dropped, and it is returned: it is to be
+    /// closed.
+    fn crowd_out(&mut self, id: SessionId) -> Option<SessionId> {
+        let client = self.clients.get_mut(id)?;
+        let is_parked = client.phase == Phase::Parked;
+        let input = &mut client.input;
         self.stats.count().downstream_cx_input_overflow += 1;
         let len = input.bytes.len();
         let skip = |reader: &mut Box<Reader>| reader.parser.skip(len);
@@ -204,11 +215,11 @@ impl Downstream {
             input.bytes = input.bytes.split_off(useless);
             input.is_crowded_out = true;
             input.count(&mut self.input);
-            return true;
+            return None;
         }
         self.input.give_back(std::mem::take(&mut input.counted));
         input.bytes = Vec::new();
-        false
+        Some(id)
     }
 
     /// Why a command was not kept whose end has come.

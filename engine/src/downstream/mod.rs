@@ -18,7 +18,7 @@ pub(crate) use input::Unread;
 use lingering::Look;
 
 use crate::arena::Arena;
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, Memory};
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::ids::{self, IdentityId, SessionId};
@@ -78,14 +78,15 @@ enum Queued {
 
 impl Downstream {
     /// Without clients; the first one gets the id `first_client_id`.
-    pub(crate) fn new(config: &Config, first_client_id: u64) -> Self {
+    pub(crate) fn new(config: &Config, memory: &Memory, first_client_id: u64) -> Self {
+        let limits = &config.limits;
         Self {
             clients: Arena::new(),
             next_client_id: first_client_id,
             op_timeout: config.op_timeout,
-            frame_limits: config.limits.frame,
-            input: ByteBudget::new(config.limits.input_bytes),
-            behind_relay: config.limits.session_bytes,
+            frame_limits: limits.frame,
+            input: ByteBudget::within(memory, limits.reserve_bytes, limits.input_bytes),
+            behind_relay: limits.session_bytes,
             stats: ClientStats::new(config.latency_in_micros),
             buffers: Buffers::default(),
             outputs: VecDeque::new(),

@@ -32,6 +32,7 @@ pub(crate) use keyed::Keyed;
 pub(crate) use keyless::Destination;
 use mirror::Mirrors;
 
+use crate::budget::Memory;
 use crate::buffers::Buffers;
 use crate::config::Config;
 use crate::downstream::{Downstream, Profile};
@@ -89,14 +90,14 @@ struct Cut {
 }
 
 impl Exchange {
-    pub(crate) fn new(config: Config, mut rng: Rng) -> Self {
+    pub(crate) fn new(config: Config, memory: &Memory, mut rng: Rng) -> Self {
         // Ids of different workers should not meet, and clients read them as doubles.
         let first_client_id = (rng.next() >> 44 << 32) + 1;
         let routes = RouteTable::new(&config.routes, &config.clusters, config.read_policy);
         let upstream_rng = Rng::new(rng.next());
         Self {
-            downstream: Downstream::new(&config, first_client_id),
-            flight: Flight::new(&config.limits),
+            downstream: Downstream::new(&config, memory, first_client_id),
+            flight: Flight::new(&config.limits, memory),
             upstream: Upstream::new(&config, routes.reads_from_replicas(), upstream_rng),
             scripts: Scripts::new(config.limits.script_bytes),
             mirrors: Mirrors::new(&config),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, Memory};
 use crate::command::{
     self, CommandError, CommandSpec, Flags, KeysError, Local, Support, TopicKind, Verb, database_of,
 };
+use crate::config::Limits;
 use crate::downstream::{Caller, Modes};
 use crate::errors;
 use crate::exchange::{Command, Exchange, Keyed, Scratch};
@@ -51,9 +52,15 @@ enum Watch {
 }
 
 impl Transactions {
-    /// Keeps no more than `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { clients: BTreeMap::new(), budget: ByteBudget::new(limit) }
+    /// Keeps no more than the configuration and the memory allow.
+    pub(crate) fn new(limits: &Limits, memory: &Memory) -> Self {
+        let budget = ByteBudget::within(memory, limits.reserve_bytes, limits.transaction_bytes);
+        Self { clients: BTreeMap::new(), budget }
+    }
+
+    /// Bytes in all clients' queues.
+    pub(crate) fn bytes(&self) -> usize {
+        self.budget.used()
     }
 
     /// `MULTI`, outside of a transaction

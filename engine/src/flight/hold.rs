@@ -22,9 +22,9 @@ pub(crate) struct Held {
 }
 
 impl Hold {
-    /// Holds no more than `limit` bytes.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { queue: VecDeque::new(), budget: ByteBudget::new(limit), release_at: None }
+    /// Holds no more than the budget allows.
+    pub(super) fn new(budget: ByteBudget) -> Self {
+        Self { queue: VecDeque::new(), budget, release_at: None }
     }
 
     /// Whether so many bytes more may wait.

@@ -26,7 +26,7 @@ pub(crate) use split::{Plan, Split};
 use window::Windows;
 
 use crate::arena::Arena;
-use crate::budget::ByteBudget;
+use crate::budget::{ByteBudget, Memory};
 use crate::config::Limits;
 use crate::ids::{self, ConnectionId, PartId, RequestId, SessionId};
 use crate::target::SendMode;
@@ -63,14 +63,15 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory) -> Self {
+        let budget = |limit| ByteBudget::within(memory, limits.reserve_bytes, limit);
         Self {
             requests: Arena::new(),
             queues: Vec::new(),
             windows: Windows::default(),
             deadlines: Deadlines::default(),
-            hold: Hold::new(limits.held_bytes),
-            replies: ByteBudget::new(limits.waiting_reply_bytes),
+            hold: Hold::new(budget(limits.held_bytes)),
+            replies: budget(limits.waiting_reply_bytes),
             client_requests: limits.session_requests,
             client_bytes: limits.session_bytes,
         }
@@ -541,7 +542,7 @@ mod tests {
     }
 
     fn flight() -> Flight {
-        Flight::new(&Limits::default())
+        Flight::new(&Limits::default(), &Memory::new(usize::MAX))
     }
 
     fn add(flight: &mut Flight, deadline: u64) -> RequestId {

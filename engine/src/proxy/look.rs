@@ -15,6 +15,10 @@ pub struct Kept {
     pub session_bytes: usize,
     /// Bytes of all clients' commands that are unfinished or wait unread.
     pub input_bytes: usize,
+    /// Bytes that the parts have taken together beyond their reserves.
+    pub memory_bytes: usize,
+    /// Bytes of commands that clients have queued since MULTI.
+    pub transaction_bytes: usize,
     /// Bytes of unanswered commands on the connection that has most, with the few bytes that the
     /// proxy puts before some of them. Connections that carry subscriptions count by themselves.
     pub connection_bytes: usize,
@@ -64,6 +68,8 @@ impl Proxy {
             session_requests,
             session_bytes,
             input_bytes: x.downstream.input_bytes(),
+            memory_bytes: self.memory.taken(),
+            transaction_bytes: self.transactions.bytes(),
             connection_bytes,
             waiting_reply_bytes: x.flight.reply_bytes(),
             held_bytes: x.flight.held_bytes(),

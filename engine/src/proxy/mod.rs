@@ -24,6 +24,7 @@ mod unblock;
 
 pub use look::Kept;
 
+use crate::budget::Memory;
 use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::features::identities::Identities;
@@ -58,20 +59,25 @@ pub struct Proxy {
     /// HELLO commands that wait for the version of Redis.
     hellos: Vec<RequestId>,
     report_timer: ReportTimer,
+    /// What the parts keep for clients together.
+    memory: Memory,
 }
 
 impl Proxy {
     /// A proxy without clients. `seed` drives jitter and the choice among equal nodes; workers
     /// should have different ones.
     pub fn new(config: Config, seed: u64) -> Self {
-        let mut x = Exchange::new(config, Rng::new(seed));
+        let memory = Memory::new(config.limits.memory_bytes);
+        let mut x = Exchange::new(config, &memory, Rng::new(seed));
+        let limits = &x.config.limits;
         Self {
-            pubsub: PubSub::new(),
+            pubsub: PubSub::new(limits, &memory),
             tracking: Tracking::default(),
-            transactions: Transactions::new(x.config.limits.held_bytes),
+            transactions: Transactions::new(limits, &memory),
             identities: Identities::new(&mut x),
             hellos: Vec::new(),
             report_timer: ReportTimer::default(),
+            memory,
             x,
         }
     }

@@ -126,12 +126,12 @@ impl Proxy {
         read
     }
 
-    /// Keeps the count of bytes that wait in the proxy, and closes a client whose bytes are too
-    /// many for it.
+    /// Keeps the count of bytes that wait in the proxy, and closes the client that has most of them
+    /// if they are too many.
     fn count_input(&mut self, id: SessionId) {
-        if !self.x.downstream.count_input(id, self.x.now()) {
-            self.x.answer_error(id, errors::INPUT_OVERFLOW);
-            self.x.close_after_replies(id);
+        if let Some(most) = self.x.downstream.count_input(id, self.x.now()) {
+            self.x.answer_error(most, errors::INPUT_OVERFLOW);
+            self.x.close_after_replies(most);
         }
     }
 

@@ -94,6 +94,53 @@ fn a_client_whose_unfinished_command_outgrows_the_proxy_is_refused_alone() {
 }
 
 #[test]
+fn who_keeps_most_of_unfinished_commands_gives_way_not_who_comes_last() {
+    let mut driver = Driver::with(Chunking::Whole, |config| config.limits.input_bytes = 100_000);
+    let [greedy, parked, modest] = [(); 3].map(|()| driver.connect());
+    driver.send(greedy, b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$95000\r\n");
+    driver.send(greedy, [b'x'; 80_000]);
+    driver.send(parked, [encode("BLPOP nothing 0"), encode("ECHO behind").repeat(500)].concat());
+    let set = encode(&format!("SET a {}", "x".repeat(15_000)));
+    let (half, rest) = set.split_at(10_000);
+    driver.send(modest, half);
+    assert!(driver.proxy.kept().input_bytes < 30_000, "{:?}", driver.proxy.kept());
+    driver.send(modest, rest);
+    assert_eq!(driver.received(modest), "+OK ");
+    driver.send(greedy, [vec![b'x'; 15_000], b"\r\n".to_vec()].concat());
+    let reply = driver.received(greedy);
+    assert!(reply.starts_with("-ERR too many bytes of unfinished commands"), "{reply}");
+    assert!(!driver.is_closed(parked));
+}
+
+#[test]
+fn what_other_parts_keep_leaves_unfinished_commands_their_reserve() {
+    let mut driver = Driver::with(Chunking::Whole, |config| {
+        config.limits.memory_bytes = 100_000;
+        config.limits.reserve_bytes = 10_000;
+    });
+    let [greedy, modest, greedy_again] = [(); 3].map(|()| driver.connect());
+    driver.ask(greedy, "MULTI");
+    let set = format!("SET a {}", "x".repeat(20_000));
+    let queued = (0..10).filter(|_| driver.ask(greedy, &set) == "+QUEUED ").count();
+    assert_eq!(queued, 5, "of 110,000 bytes");
+    let kept = driver.proxy.kept();
+    assert!((80_000..=100_000).contains(&kept.memory_bytes), "{kept:?}");
+    let set = encode(&format!("SET a {}", "x".repeat(12_000)));
+    let (half, rest) = set.split_at(9_000);
+    driver.send(modest, half);
+    driver.send(modest, rest);
+    assert_eq!(driver.received(modest), "+OK ");
+    driver.send(greedy_again, b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$50000\r\n");
+    driver.send(greedy_again, [b'x'; 40_000]);
+    assert!(driver.proxy.kept().input_bytes < 100, "{:?}", driver.proxy.kept());
+    driver.send(greedy_again, [vec![b'x'; 10_000], b"\r\n".to_vec()].concat());
+    let reply = driver.received(greedy_again);
+    assert!(reply.starts_with("-ERR too many bytes of unfinished commands"), "{reply}");
+    driver.ask(greedy, "DISCARD");
+    assert_eq!(driver.proxy.kept().memory_bytes, 0);
+}
+
+#[test]
 fn the_arguments_of_an_unfinished_command_count_as_bytes() {
     let mut driver = Driver::with(Chunking::Whole, |config| config.limits.input_bytes = 100_000);
     let client = driver.connect();

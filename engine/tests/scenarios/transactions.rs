@@ -374,7 +374,7 @@ fn a_mirror_gets_a_transaction_as_one_unless_it_was_stopped() {
 #[test]
 fn a_transaction_may_not_take_all_memory() {
     let mut driver = Driver::with(support::Chunking::Whole, |config| {
-        config.limits.held_bytes = 1000;
+        config.limits.transaction_bytes = 1000;
     });
     let client = driver.connect();
     driver.ask(client, "MULTI");

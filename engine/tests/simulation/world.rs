@@ -330,6 +330,8 @@ impl World {
             (kept.session_requests, self.limits.session_requests),
             (kept.session_bytes, self.limits.session_bytes + LONGEST),
             (kept.input_bytes, self.limits.input_bytes),
+            (kept.memory_bytes, self.limits.memory_bytes),
+            (kept.transaction_bytes, self.limits.transaction_bytes),
             (kept.connection_bytes, self.limits.connection_bytes + PREFACE),
             (kept.waiting_reply_bytes, self.limits.waiting_reply_bytes),
             (kept.held_bytes, self.limits.held_bytes),

@@ -102,6 +102,11 @@ fn a_wrong_word_is_named_by_its_path() {
             "settings.connection_rate_limit.connection_rate_limit_per_sec: is required",
         ),
         (Settings, r#""connections_per_node": 0"#, "settings.connections_per_node: must be from 1"),
+        (
+            Settings,
+            r#""max_memory_bytes_per_worker": 1000000"#,
+            "settings.max_memory_bytes_per_worker: must be from 16777216 to 536870912",
+        ),
         (Settings, r#""connections_per_node": 65"#, "settings.connections_per_node: must be from"),
         (Settings, r#""zone": """#, "settings.zone: is empty"),
         (Routes, r#""nope": 1"#, "prefix_routes.nope: unknown field"),

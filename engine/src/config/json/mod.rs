@@ -32,7 +32,7 @@ use self::faults::RawFault;
 use self::field::{Entries, Field};
 use self::routes::RawPrefixRoutes;
 use self::settings::RawSettings;
-use super::{Attribute, Config, ConfigError, Limits};
+use super::{Attribute, Config, ConfigError};
 use crate::ids::ClusterId;
 
 /// What errors name that concern no single field.
@@ -209,7 +209,7 @@ impl RawConfig {
             clusters,
             routes,
             attributes: std::mem::take(&mut reader.attributes),
-            limits: Limits::default(),
+            limits: settings.limits,
             notes: std::mem::take(&mut reader.notes),
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::super::{ConfigError, ReadPolicy};
+use super::super::{ConfigError, Limits, ReadPolicy};
 use super::Reader;
 use super::duration::RawDuration;
 use super::field::Field;
@@ -37,6 +37,8 @@ pub(super) struct RawSettings {
     connections_per_node: Option<u32>,
     #[serde(alias = "clusterEmulation")]
     cluster_emulation: Option<bool>,
+    #[serde(alias = "maxMemoryBytesPerWorker")]
+    max_memory_bytes_per_worker: Option<u32>,
     zone: Option<String>,
 }
 
@@ -57,6 +59,7 @@ pub(super) struct Settings {
     pub(super) connection_rate_limit: Option<u32>,
     pub(super) connections_per_node: u32,
     pub(super) cluster_emulation: bool,
+    pub(super) limits: Limits,
     pub(super) zone: Option<String>,
 }
 
@@ -101,8 +104,21 @@ impl RawSettings {
                 .transpose()?,
             connections_per_node: per_node,
             cluster_emulation: self.cluster_emulation.unwrap_or(false),
+            limits: limits(
+                &at.member("max_memory_bytes_per_worker"),
+                self.max_memory_bytes_per_worker,
+            )?,
             zone: at.member("zone").not_empty(self.zone)?,
         })
+    }
+}
+
+fn limits(at: &Field, memory: Option<u32>) -> Result<Limits, ConfigError> {
+    let memory = memory.map_or(Limits::DEFAULT_MEMORY, |bytes| bytes as usize);
+    let (least, most) = (Limits::LEAST_MEMORY, Limits::MOST_MEMORY);
+    match memory {
+        _ if (least..=most).contains(&memory) => Ok(Limits::for_memory(memory)),
+        _ => Err(at.refuse(format!("must be from {least} to {most}"))),
     }
 }
 

@@ -178,6 +178,8 @@ fn every_setting_is_read() {
     let limit = r#""connection_rate_limit": {"connection_rate_limit_per_sec": 7}"#;
     assert_eq!(with(Settings, limit).connection_rate_limit, Some(7));
     assert_eq!(with(Settings, r#""connections_per_node": 64"#).connections_per_node, 64);
+    let memory = with(Settings, r#""max_memory_bytes_per_worker": 33554432"#).limits;
+    assert_eq!(memory.memory_bytes + 5 * memory.reserve_bytes, 32 * 1024 * 1024);
     assert!(with(Settings, r#""cluster_emulation": true"#).cluster_emulation);
     assert_eq!(with(Settings, r#""zone": "a""#).zone.as_deref(), Some("a"));
     for (word, policy) in [

@@ -32,7 +32,7 @@ impl PubSub {
         }
         let names = || command.frame.args().skip(1);
         let cost = names().fold(0_usize, |cost, name| cost.saturating_add(Registry::cost(name)));
-        if self.registry.bytes().saturating_add(cost) > x.config.limits.subscription_bytes {
+        if !self.registry.has_room(cost) {
             return x.answer_failure(caller, command, errors::SUBSCRIPTION_OVERFLOW);
         }
         let state = State::Own(cluster);

@@ -24,7 +24,9 @@ use std::collections::BTreeMap;
 
 use registry::{Registry, Subscribed, Subscribing};
 
+use crate::budget::{ByteBudget, Memory};
 use crate::command::TopicKind;
+use crate::config::Limits;
 use crate::downstream::Modes;
 use crate::exchange::Exchange;
 use crate::ids::{RequestId, SessionId};
@@ -41,8 +43,11 @@ pub(crate) struct PubSub {
 }
 
 impl PubSub {
-    pub(crate) fn new() -> Self {
-        Self { registry: Registry::new(), clients: BTreeMap::new(), subscribing: BTreeMap::new() }
+    /// Keeps no more than the configuration and the memory allow.
+    pub(crate) fn new(limits: &Limits, memory: &Memory) -> Self {
+        let budget = ByteBudget::within(memory, limits.reserve_bytes, limits.subscription_bytes);
+        let registry = Registry::new(budget);
+        Self { registry, clients: BTreeMap::new(), subscribing: BTreeMap::new() }
     }
 
     /// What all subscriptions are counted as.

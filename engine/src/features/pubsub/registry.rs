@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::arena::{Arena, Key};
+use crate::budget::ByteBudget;
 use crate::command::TopicKind;
 use crate::features::pubsub::glob::matches;
 use crate::features::pubsub::topics::Topics;
@@ -59,7 +60,7 @@ pub(super) struct Registry {
     /// When to try again to place them.
     retry_at: Option<Instant>,
     /// What all subscriptions are counted as.
-    bytes: usize,
+    budget: ByteBudget,
 }
 
 /// A SUBSCRIBE on its way, of any kind.
@@ -90,7 +91,7 @@ impl Subscription {
 }
 
 impl Registry {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(budget: ByteBudget) -> Self {
         Self {
             subscriptions: Arena::new(),
             by_name: Topics::default(),
@@ -98,7 +99,7 @@ impl Registry {
             home: None,
             unplaced: Vec::new(),
             retry_at: None,
-            bytes: 0,
+            budget,
         }
     }
 
@@ -109,7 +110,12 @@ impl Registry {
 
     /// What all subscriptions are counted as.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.budget.used()
+    }
+
+    /// Whether so many bytes more may be kept.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.budget.has_room(bytes)
     }
 
     pub(super) fn get(&self, id: SubscriptionId) -> Option<&Subscription> {
@@ -144,7 +150,7 @@ impl Registry {
             link: None,
             redirections: 0,
         });
-        self.bytes = self.bytes.saturating_add(OVERHEAD.saturating_add(name.len()));
+        self.budget.take(OVERHEAD.saturating_add(name.len()));
         self.by_name.get_mut(kind).insert(name, id);
         self.unplaced.push(id);
         id
@@ -155,7 +161,7 @@ impl Registry {
         let Some(subscription) = self.subscriptions.get_mut(id) else { return };
         subscription.named = subscription.named.saturating_sub(1);
         if subscription.subscribers.insert(session) {
-            self.bytes = self.bytes.saturating_add(OVERHEAD);
+            self.budget.take(OVERHEAD);
         }
     }
 
@@ -163,7 +169,7 @@ impl Registry {
     pub(super) fn leave(&mut self, id: SubscriptionId, session: SessionId) -> Option<Subscription> {
         let subscription = self.subscriptions.get_mut(id)?;
         if subscription.subscribers.remove(&session) {
-            self.bytes = self.bytes.saturating_sub(OVERHEAD);
+            self.budget.give_back(OVERHEAD);
         }
         self.remove_unwanted(id)
     }
@@ -267,7 +273,7 @@ impl Registry {
         self.subscriptions.get(id).filter(|subscription| !subscription.is_wanted())?;
         let subscription = self.subscriptions.remove(id)?;
         self.by_name.get_mut(subscription.kind).remove(&subscription.name);
-        self.bytes = self.bytes.saturating_sub(OVERHEAD.saturating_add(subscription.name.len()));
+        self.budget.give_back(OVERHEAD.saturating_add(subscription.name.len()));
         Some(subscription)
     }
 }

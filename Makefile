@@ -2,7 +2,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check mesh mesh-up mesh-verify mesh-down mesh-matrix instructions instructions-write deny fuzz doc ci clean
+.PHONY: help deps test-deps wasm build demo compare test test-long chaos scale soak hostile test-envoys bench envoy host seeds image push fmt fmt-check lint commands commands-check manifests-check mesh mesh-up mesh-verify mesh-down mesh-matrix instructions instructions-write deny fuzz doc ci clean
 
 PORT ?= 6379
 CONCURRENCY ?= 2
@@ -58,6 +58,10 @@ scale: wasm ## measure memory for each client, node and worker, and starts: docs
 soak: wasm ## see that memory does not grow in an hour: [SOAK=3600, in seconds]
 	SLOTMESH_SOAK_SECONDS='$(or $(SOAK),3600)' \
 		cargo test --locked --package slotmesh-testbed --test scale -- --nocapture memory_does_not_grow
+
+hostile: wasm ## let clients that mean harm use all bounds at once: [SECONDS=600, ONLY='never reads']
+	SLOTMESH_HOSTILE_SECONDS='$(or $(SECONDS),600)' SLOTMESH_HOSTILE_ONLY='$(ONLY)' \
+		cargo test --locked --package slotmesh-testbed --test hostile -- --nocapture
 
 test-envoys: wasm test-deps ## try the manifests on the Envoys of other Istios: those in target/envoys
 	@shopt -s nullglob; envoys=(target/envoys/*/bin/envoy); \

@@ -31,6 +31,8 @@ pub(crate) struct Load {
     pub(crate) value: usize,
     /// Keys that are used, each as likely as any other.
     pub(crate) keys: usize,
+    /// A client that pipelines large reads is served at the same time. Its work is in the CPU time.
+    pub(crate) beside_greedy: bool,
     /// What Slotmesh must reach against redis_proxy.
     pub(crate) target: Option<Target>,
 }
@@ -86,6 +88,7 @@ pub(crate) fn all() -> Vec<Load> {
         load("MGET, 100 keys", Mget(100), 50),
         load("MSET, 100 keys", Mset(100), 50),
         load("GET and SET, 200,000 keys", GetAndSet, 50).of_values(64, 200_000),
+        load("GET, 1 client beside a greedy one", Get, 1).beside_greedy(),
         load("RESP3: GET and SET", GetAndSet, 50).with(Profile::Resp3),
         load("RESP3: GET and SET, 16 pipelined", GetAndSet, 50).pipelined(16).with(Profile::Resp3),
         load("article: GET and SET", GetAndSet, 50).with(Profile::Article).meets(article),
@@ -99,7 +102,17 @@ pub(crate) fn all() -> Vec<Load> {
 
 fn load(name: &'static str, mix: Mix, clients: usize) -> Load {
     let (profile, pipeline, value) = (Profile::Plain, 1, 64);
-    Load { name, profile, mix, clients, pipeline, value, keys: KEYS, target: None }
+    Load {
+        name,
+        profile,
+        mix,
+        clients,
+        pipeline,
+        value,
+        keys: KEYS,
+        beside_greedy: false,
+        target: None,
+    }
 }
 
 fn target(rate: f64, cpu: f64) -> Target {
@@ -109,6 +122,10 @@ fn target(rate: f64, cpu: f64) -> Target {
 impl Load {
     fn meets(self, target: Target) -> Self {
         Self { target: Some(target), ..self }
+    }
+
+    fn beside_greedy(self) -> Self {
+        Self { beside_greedy: true, ..self }
     }
 
     fn pipelined(self, pipeline: usize) -> Self {

@@ -4,6 +4,7 @@
 mod contender;
 mod door;
 mod generator;
+mod greedy;
 mod load;
 mod measure;
 mod memory;

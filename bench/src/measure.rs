@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::contender::Contender;
 use crate::generator::Generator;
+use crate::greedy::Greedy;
 use crate::load::Load;
 use crate::usage;
 
@@ -67,12 +68,14 @@ pub(crate) fn measure(load: &Load, contenders: &[Contender], plan: Plan) -> Resu
 }
 
 fn sample(load: &Load, contender: &Contender, plan: Plan) -> Result<Sample> {
+    let greedy = load.beside_greedy.then(|| Greedy::start(contender.addr)).transpose()?;
     let mut generator = Generator::connect(contender.addr, load)?;
     generator.run(plan.warm_up)?;
     let cpu_time = || contender.pid.map(usage::cpu_time).transpose();
     let before = cpu_time()?;
     let outcome = generator.run(plan.duration)?;
     let after = cpu_time()?;
+    ensure!(greedy.is_none_or(|greedy| greedy.is_served()), "the greedy client was closed");
     let requests = outcome.requests as f64;
     let percentile = |quantile| outcome.latencies.value_at_quantile(quantile);
     Ok(Sample {

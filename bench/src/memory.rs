@@ -56,6 +56,7 @@ pub(crate) fn load() -> Load {
         pipeline: 1,
         value: 64,
         keys: 1000,
+        beside_greedy: false,
         target: None,
     }
 }

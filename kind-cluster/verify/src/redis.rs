@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) struct Node {
     pub(crate) name: String,
     /// Another one after each restart.
-    uid: String,
+    pub(crate) uid: String,
     ready: bool,
     /// When its container `redis` was started, as RFC 3339 says it.
     pub(crate) started: Option<String>,

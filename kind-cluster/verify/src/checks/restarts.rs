@@ -65,7 +65,8 @@ fn all(stage: &Stage, how: &[&str]) -> Result<String> {
     delete(&stage.kubectl, &[&["pod", "--selector", "app=redis-cluster"], how].concat())?;
     let started = until("six new pods", ROLLOUT, || {
         let nodes = redis::nodes(&stage.kubectl)?;
-        let running = nodes.iter().filter(|node| node.started.is_some()).count();
+        let is_new = |node: &&Node| gone.iter().all(|gone| gone.uid != node.uid);
+        let running = nodes.iter().filter(is_new).filter(|node| node.started.is_some()).count();
         Ok(match running {
             6 => Probe::Ready(Instant::now()),
             _ => Probe::NotYet(format!("{running} run")),
@@ -96,10 +97,11 @@ fn end(stage: &Stage, load: Load, gone: &[Node]) -> Result<String> {
     load.finish_flawless()
 }
 
-/// Waits until it has gone.
+/// Does not wait until it has gone: kubectl may wait for ever for a pod that has come back under
+/// its name before kubectl has begun to watch.
 fn delete(kubectl: &Kubectl, what: &[&str]) -> Result<()> {
-    let delete = ["delete", "--namespace", "redis"];
-    kubectl.run_within(ROLLOUT, &[&delete, what].concat())?;
+    let delete = ["delete", "--namespace", "redis", "--wait=false"];
+    kubectl.run(&[&delete, what].concat())?;
     Ok(())
 }
 

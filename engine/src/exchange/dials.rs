@@ -21,7 +21,7 @@ impl Exchange {
         let now = self.now;
         self.next_dial_check = None;
         for dial in self.upstream.dials(now) {
-            if dial.age >= PATIENCE && self.belongs_elsewhere(&dial) {
+            if dial.age >= PATIENCE && (dial.is_replaced || self.belongs_elsewhere(&dial)) {
                 let reason = format!("it was not established within {:?}", dial.age);
                 self.upstream.give_up(dial.connection, &reason, now);
                 continue;

@@ -174,9 +174,9 @@ impl Upstream {
             "the connection to {} of cluster '{name}' {what}: {reason}",
             connection.address
         );
-        let Some(node) = connection.purpose.node().and_then(|node| cluster.node_mut(node)) else {
-            return;
-        };
+        let node = connection.purpose.node().and_then(|node| cluster.node_mut(node));
+        // Another one may have got its place.
+        let Some(node) = node.filter(|node| node.address == connection.address) else { return };
         if let Purpose::Shared(_, key) = connection.purpose
             && node.shared(key) == Some(id)
         {
@@ -210,6 +210,8 @@ pub(crate) struct Dial {
     pub(crate) cluster: ClusterId,
     /// The node, if it is one that clients' commands go to.
     pub(crate) node: Option<NodeIndex>,
+    /// That node has left, and another one has its place.
+    pub(crate) is_replaced: bool,
     /// For how long the oldest command has waited.
     pub(crate) age: Duration,
     /// What waits.
@@ -224,6 +226,9 @@ impl Upstream {
             connection: id,
             cluster: connection.cluster,
             node: connection.purpose.node(),
+            is_replaced: connection.purpose.node().is_some_and(|node| {
+                self.node_address(connection.cluster, node) != Some(&connection.address)
+            }),
             age: now.saturating_duration_since(connection.silent_since),
             parts: connection.pipeline.parts().collect(),
         });

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{self, Driver, Health, OP_TIMEOUT, each_chunking};
+use slotmesh_engine::Config;
+
+use crate::support::{
+    self, Driver, FakeCluster, Health, OP_TIMEOUT, each_chunking, each_chunking_with,
+};
 
 #[test]
 fn without_any_node_clients_learn_why_in_time_and_all_is_well_when_one_appears() {
@@ -452,4 +456,32 @@ fn neighbour_of(driver: &Driver, key: &str) -> String {
     let owner = driver.cluster.owner(key);
     let names = ["e", "f", "g", "h", "i", "j", "k"];
     names.into_iter().find(|name| driver.cluster.owner(name) == owner).unwrap().to_owned()
+}
+
+#[test]
+fn who_waits_for_an_address_that_its_node_has_left_goes_along_and_does_the_node_no_harm() {
+    let often = |config: &mut Config| {
+        config.clusters[0].refresh_rate = Duration::from_millis(50);
+    };
+    each_chunking_with(often, |mut driver| {
+        let client = driver.connect();
+        assert_eq!(driver.ask(client, "SET a 1"), "+OK ");
+        let node = driver.cluster.owner("a");
+        driver.other = FakeCluster::standalone("nobody");
+        driver.other.rename(0, &node);
+        driver.other.set_health(&node, Health::Unreachable);
+        driver.cut(&node);
+        // Each of them has a connection of its own, which is not established.
+        let waiting: Vec<_> = (0..10).map(|_| driver.connect()).collect();
+        for client in &waiting {
+            driver.command(*client, "WATCH a");
+        }
+        // In the proxy the node takes the place of the one at the old address.
+        driver.cluster.rename(2, "elsewhere:1");
+        driver.wait(Duration::from_millis(250));
+        assert_eq!(driver.ask(client, "SET a 2"), "+OK ", "nobody has failed at the new address");
+        for client in waiting {
+            assert_eq!(driver.received(client), "+OK ");
+        }
+    });
 }

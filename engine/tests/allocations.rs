@@ -115,6 +115,40 @@ fn the_pieces_of_a_relayed_reply_are_not_copied() {
 }
 
 #[test]
+fn replies_that_come_together_are_not_copied_either() {
+    let mut pair = Pair::new();
+    let other = pair.proxy.handle_downstream_open(pair.now);
+    for session in [pair.session, other] {
+        pair.proxy.handle_downstream_data(session, b"GET a\r\n", pair.now);
+    }
+    drain(&mut pair.proxy);
+    let reply = bulk(16_384);
+    let mut buffer = reply.repeat(2);
+    let came = buffer.as_ptr().addr();
+    pair.proxy.handle_upstream_buffer(pair.node, &mut buffer, pair.now);
+    let written = written(&mut pair.proxy).into_iter().map(|(at, bytes)| (at.addr(), bytes));
+    let expected = [(came, reply.clone()), (came + reply.len(), reply)];
+    assert!(written.eq(expected));
+}
+
+#[test]
+fn a_reply_that_is_not_written_before_the_next_comes_is_kept() {
+    let mut pair = Pair::new();
+    let commands = b"GET a\r\nGET a\r\n";
+    pair.proxy.handle_downstream_data(pair.session, commands, pair.now);
+    drain(&mut pair.proxy);
+    let replies = [bulk(10_000), bulk(20_000)];
+    for reply in &replies {
+        pair.proxy.handle_upstream_buffer(pair.node, &mut reply.clone(), pair.now);
+        // The driver has not come to it yet.
+        pair.proxy.check_invariants();
+    }
+    let written: Vec<u8> =
+        written(&mut pair.proxy).into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert!(written == replies.concat());
+}
+
+#[test]
 fn what_comes_behind_a_reply_that_is_moved_stays_behind_it() {
     let mut pair = Pair::new();
     let commands = b"GET a\r\nPING\r\nQUIT\r\n";

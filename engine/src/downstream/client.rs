@@ -6,6 +6,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use crate::buffers::Buffers;
 use crate::downstream::arrivals::Arrivals;
@@ -146,9 +147,9 @@ pub(super) struct Input {
 pub(super) struct Output {
     /// What may leave.
     pub(super) bytes: Vec<u8>,
-    /// So many bytes are before them, but still in the buffer that the client has claimed: see
-    /// [`super::Downstream::give_buffer`].
-    pub(super) claimed: usize,
+    /// What may leave before them is there in what a node has sent: see
+    /// [`super::Downstream::take_buffer`].
+    pub(super) claimed: Range<usize>,
     /// While a reply is relayed as it comes: what is to leave behind it.
     pub(super) behind_relay: Option<Vec<u8>>,
     /// A write is queued already.
@@ -269,6 +270,6 @@ impl Client {
     /// How much may leave.
     #[inline]
     pub(super) fn output_len(&self) -> usize {
-        self.output.claimed + self.output.bytes.len()
+        self.output.claimed.len() + self.output.bytes.len()
     }
 }

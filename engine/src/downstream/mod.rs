@@ -32,6 +32,9 @@ use crate::time::Instant;
 /// Warnings about clients that speak HTTP are logged this often at most.
 const HTTP_WARNING_PAUSE: Duration = Duration::from_secs(60);
 
+/// The buffer of a node's last bytes is freed if it has grown beyond this.
+const KEPT_CAPACITY: usize = 1024 * 1024;
+
 /// So many bytes of what is known of a connection become part of its keys, at most.
 const LONGEST_ATTRIBUTE: usize = 1024;
 
@@ -61,9 +64,11 @@ pub(crate) struct Downstream {
     http_warnings: Throttle,
     /// The bytes of the last [`Output::WriteDownstream`].
     lent: Vec<u8>,
-    /// What a node has sent, and the client that gets it as it is.
     offer: Offer,
-    claimant: Option<SessionId>,
+    /// What a node has sent last, as long as it has been claimed.
+    taken: Vec<u8>,
+    /// The clients that have claimed what is in it.
+    claimants: Vec<SessionId>,
 }
 
 /// An output about clients that waits to be polled; ids only, the bytes stay with their owners.
@@ -97,7 +102,8 @@ impl Downstream {
             http_warnings: Throttle::new(HTTP_WARNING_PAUSE),
             lent: Vec::new(),
             offer: Offer::default(),
-            claimant: None,
+            taken: Vec::new(),
+            claimants: Vec::new(),
         }
     }
 
@@ -265,29 +271,43 @@ impl Downstream {
     #[inline]
     pub(crate) fn append(&mut self, id: SessionId, reply: &[u8]) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        if client.output_len() == 0 && self.offer.claim(reply) {
-            client.output.claimed = reply.len();
-            self.claimant = Some(id);
-        } else {
-            client.output(&mut self.buffers).extend_from_slice(reply);
+        match self.offer.find(reply) {
+            Some(found) if client.output_len() == 0 => {
+                client.output.claimed = found;
+                self.claimants.push(id);
+            }
+            _ => client.output(&mut self.buffers).extend_from_slice(reply),
         }
     }
 
-    /// A node has sent `bytes`. If they turn out to be one reply, or a piece of one, the client
-    /// that gets it may have their buffer, by [`Self::give_buffer`].
+    /// A node has sent `bytes`. Replies that are not less than `least` are not copied if
+    /// [`Self::take_buffer`] follows.
     pub(crate) fn offer_buffer(&mut self, bytes: &[u8], least: usize) {
+        self.copy_claimed();
         self.offer.make(bytes, least);
     }
 
-    /// Gives the buffer to the client that has claimed it, if one has, and leaves another one.
-    pub(crate) fn give_buffer(&mut self, buffer: &mut Vec<u8>) {
+    /// Keeps the buffer that was offered if replies have been claimed that are in it, and leaves
+    /// another one.
+    pub(crate) fn take_buffer(&mut self, buffer: &mut Vec<u8>) {
         self.offer.withdraw();
-        let Some(id) = self.claimant.take() else { return };
-        let Some(client) = self.clients.get_mut(id) else { return };
-        if std::mem::take(&mut client.output.claimed) > 0 {
-            let output = client.output(&mut self.buffers);
-            buffer.extend_from_slice(output);
-            std::mem::swap(buffer, output);
+        if !self.claimants.is_empty() {
+            std::mem::swap(&mut self.taken, buffer);
+        }
+    }
+
+    /// Copies what clients have claimed and still not got, because the next buffer comes.
+    fn copy_claimed(&mut self) {
+        while let Some(id) = self.claimants.pop() {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            let claimed = std::mem::take(&mut client.output.claimed);
+            if !claimed.is_empty() {
+                let reply = self.taken.get(claimed).unwrap_or_default();
+                client.output(&mut self.buffers).splice(..0, reply.iter().copied());
+            }
+        }
+        if self.taken.capacity() > KEPT_CAPACITY {
+            self.taken = Vec::new();
         }
     }
 
@@ -351,7 +371,7 @@ impl Downstream {
     /// hand, perhaps from other nodes.
     pub(crate) fn defer(&mut self, id: SessionId, is_owed_more: bool) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.output.deferred = is_owed_more && !client.output.bytes.is_empty();
+        client.output.deferred = is_owed_more && client.output_len() > 0;
         if client.output.deferred {
             self.deferred.push(id);
         }
@@ -436,7 +456,7 @@ impl Downstream {
     pub(crate) fn clear_output(&mut self, id: SessionId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.output.bytes.clear();
-            client.output.claimed = 0;
+            client.output.claimed = 0..0;
         }
     }
 
@@ -465,7 +485,7 @@ impl Downstream {
         while let Some(queued) = self.outputs.front() {
             let is_current = match queued {
                 Queued::Write(id) => {
-                    self.clients.get(*id).is_some_and(|client| !client.output.bytes.is_empty())
+                    self.clients.get(*id).is_some_and(|client| client.output_len() > 0)
                 }
                 Queued::Close(id) | Queued::Pause(id) | Queued::Resume(id) => {
                     self.clients.get(*id).is_some()
@@ -487,6 +507,9 @@ impl Downstream {
             Queued::Write(id) => {
                 let client = self.clients.get_mut(id)?;
                 client.output.write_queued = false;
+                if !client.output.claimed.is_empty() {
+                    return self.write_claimed(id);
+                }
                 let bytes = std::mem::take(&mut client.output.bytes);
                 let spent = std::mem::replace(&mut self.lent, bytes);
                 self.buffers.recycle(spent);
@@ -498,6 +521,19 @@ impl Downstream {
             Queued::Resume(session) => Some(Output::ResumeDownstream { session }),
             Queued::Log(level, message) => Some(Output::Log { level, message }),
         }
+    }
+
+    /// Writes what a client has claimed, and then what is behind it.
+    fn write_claimed(&mut self, id: SessionId) -> Option<Output<'_>> {
+        let client = self.clients.get_mut(id)?;
+        let claimed = std::mem::take(&mut client.output.claimed);
+        if !client.output.bytes.is_empty() {
+            client.output.write_queued = true;
+            self.outputs.push_front(Queued::Write(id));
+        }
+        self.stats.count().downstream_cx_tx_bytes_total += claimed.len() as u64;
+        let bytes = self.taken.get(claimed).unwrap_or_default();
+        Some(Output::WriteDownstream { session: id, bytes })
     }
 
     // Statistics.
@@ -531,7 +567,9 @@ impl Downstream {
     pub(crate) fn check_invariants(&self) {
         let counted: usize = self.clients.iter().map(|(_, client)| client.input.counted).sum();
         assert_eq!(counted, self.input.used(), "bytes of input");
-        let is_claimed = |(_, client): (_, &Client)| client.output.claimed > 0;
-        assert!(!self.clients.iter().any(is_claimed), "a claim lasts no longer than its event");
+        for (id, client) in self.clients.iter().filter(|(_, one)| !one.output.claimed.is_empty()) {
+            assert!(self.claimants.contains(&id), "who claims is known");
+            assert!(client.output.claimed.end <= self.taken.len(), "what is claimed is there");
+        }
     }
 }

@@ -26,7 +26,7 @@ impl Proxy {
         self.x.set_time(now);
         self.x.downstream.offer_buffer(buffer, self.x.config.limits.moved_bytes);
         self.read_replies(id, buffer);
-        self.x.downstream.give_buffer(buffer);
+        self.x.downstream.take_buffer(buffer);
         self.settle();
     }
 

@@ -342,7 +342,8 @@ impl Upstream {
             false => None,
         };
         connection.note_due(now);
-        if self.offer.claim(commands) {
+        if self.offer.is_all(commands) {
+            self.offer.withdraw();
             connection.pipeline.push_moved(Expect::Part(part), commands.len(), replies, tally);
             self.claimant = Some(id);
         } else {

@@ -177,7 +177,7 @@ fn set(len: usize) -> Vec<u8> {
 #[test]
 fn a_large_command_that_comes_alone_is_not_copied() {
     let mut pair = Pair::new();
-    for len in [16_384, 1 << 20] {
+    for len in [100_000, 1 << 20] {
         let mut buffer = set(len);
         let came = buffer.as_ptr();
         pair.proxy.handle_downstream_buffer(pair.session, &mut buffer, pair.now);
@@ -188,15 +188,34 @@ fn a_large_command_that_comes_alone_is_not_copied() {
 }
 
 #[test]
+fn a_large_command_that_comes_in_pieces_is_not_copied_when_all_are_put_behind_each_other() {
+    let mut pair = Pair::new();
+    let command = set(1 << 20);
+    let (beginning, rest) = command.split_at(900_000);
+    pair.proxy.handle_downstream_buffer(pair.session, &mut beginning.to_vec(), pair.now);
+    assert_eq!(drain(&mut pair.proxy), (0, 0));
+    let mut came: *const u8 = std::ptr::null();
+    for piece in rest.chunks(50_000) {
+        let mut bytes = pair.proxy.take_unfinished(pair.session, piece.len()).unwrap();
+        let rest_at = bytes.len();
+        came = if came.is_null() { bytes.as_ptr() } else { came };
+        assert_eq!(came, bytes.as_ptr(), "room for all that has been announced");
+        bytes.extend_from_slice(piece);
+        pair.proxy.handle_downstream_rest(pair.session, bytes, rest_at, pair.now);
+    }
+    assert_eq!(sent(&mut pair.proxy), [(came, command)]);
+}
+
+#[test]
 fn commands_around_a_large_one_are_sent_in_their_order() {
     let mut pair = Pair::new();
     let (first, last) =
         (&b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n"[..], &b"*2\r\n$3\r\nTTL\r\n$1\r\na\r\n"[..]);
-    for commands in [first, &set(20_000), last] {
+    for commands in [first, &set(100_000), last] {
         pair.proxy.handle_downstream_buffer(pair.session, &mut commands.to_vec(), pair.now);
     }
     let sent: Vec<u8> = sent(&mut pair.proxy).into_iter().flat_map(|(_, bytes)| bytes).collect();
-    assert!(sent == [first, &set(20_000), last].concat());
+    assert!(sent == [first, &set(100_000), last].concat());
     pair.proxy.handle_upstream_data(pair.node, b"$-1\r\n+OK\r\n:-1\r\n", pair.now);
     let written: Vec<u8> =
         written(&mut pair.proxy).into_iter().flat_map(|(_, bytes)| bytes).collect();

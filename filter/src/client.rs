@@ -46,19 +46,32 @@ impl Client {
         self.unread
     }
 
-    /// The bytes in the host's buffer, of `size` in all, that have not been read before; `None`
-    /// while it is paused.
-    pub(crate) fn read(&mut self, size: usize) -> Result<Option<HostBytes>, HostError> {
+    /// How many of the bytes in its buffer, `size` in all, have not been read before; `None` while
+    /// it is paused.
+    pub(crate) fn unread(&mut self, size: usize) -> Option<usize> {
         if self.paused {
             self.unread = true;
-            return Ok(None);
+            return None;
         }
-        let bytes = host::read(Buffer::Downstream, self.stale, size.saturating_sub(self.stale))?;
+        Some(size.saturating_sub(self.stale))
+    }
+
+    /// Reads what is [unread](Self::unread), behind what has come `before` of an unfinished command.
+    pub(crate) fn read(
+        &mut self,
+        size: usize,
+        before: Option<Vec<u8>>,
+    ) -> Result<HostBytes, HostError> {
+        let (start, unread) = (self.stale, size.saturating_sub(self.stale));
+        let bytes = match before {
+            None => host::read(Buffer::Downstream, start, unread)?,
+            Some(before) => host::read_behind(before, Buffer::Downstream, start, unread)?,
+        };
         self.stale = size;
         if size > MOST_STALE {
             self.drop_stale()?;
         }
-        Ok(Some(bytes))
+        Ok(bytes)
     }
 
     /// Has the next filter, echo, write `bytes` to the client.

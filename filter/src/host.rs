@@ -39,6 +39,16 @@ pub(crate) fn read(buffer: Buffer, start: usize, size: usize) -> Result<HostByte
     abi::get_buffer(buffer, start, size).map_err(HostError)
 }
 
+/// The same, behind other bytes: returns both.
+pub(crate) fn read_behind(
+    before: Vec<u8>,
+    buffer: Buffer,
+    start: usize,
+    size: usize,
+) -> Result<HostBytes, HostError> {
+    abi::get_buffer_behind(before, buffer, start, size).map_err(HostError)
+}
+
 /// Puts `bytes` in the place of the first `size` bytes of `buffer`.
 pub(crate) fn replace_start(buffer: Buffer, size: usize, bytes: &[u8]) -> Result<(), HostError> {
     check(abi::set_buffer(buffer, 0, size, bytes))

@@ -75,14 +75,20 @@ impl Router {
         }
         self.introduce(session);
         let Some(client) = self.clients.get_mut(session.index()) else { return };
+        let Some(unread) = client.unread(size) else { return };
         let now = host::now();
-        match client.read(size) {
-            Ok(Some(mut bytes)) => {
+        let before = self.proxy.take_unfinished(session, unread);
+        let rest_at = before.as_ref().map(Vec::len);
+        match (client.read(size, before), rest_at) {
+            (Ok(mut bytes), None) => {
                 self.proxy.handle_downstream_buffer(session, bytes.buffer(), now);
             }
-            Ok(None) => return,
+            (Ok(mut bytes), Some(rest_at)) => {
+                let bytes = std::mem::take(bytes.buffer());
+                self.proxy.handle_downstream_rest(session, bytes, rest_at, now);
+            }
             // Bytes that cannot be taken out would come back to the client as an echo.
-            Err(_) => {
+            (Err(_), _) => {
                 let _ = host::close_downstream();
             }
         }

@@ -61,7 +61,8 @@ pub(crate) fn events(bytes: &[u8]) {
 impl World {
     fn new() -> Self {
         let mut config = Config::from_json(CONFIGURATION).expect("the configuration is right");
-        config.limits.moved_bytes = 1;
+        config.limits.moved_reply_bytes = 1;
+        config.limits.moved_command_bytes = 1;
         Self {
             proxy: Proxy::new(config, 1),
             now: Instant::from_nanos(1_000_000_000),

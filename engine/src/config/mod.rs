@@ -257,9 +257,11 @@ pub struct Limits {
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
-    /// A buffer with so many bytes is passed on as it is where that is possible, and fewer are
-    /// copied.
-    pub moved_bytes: usize,
+    /// A reply of so many bytes is written from the buffer in which it came. A smaller one is copied.
+    pub moved_reply_bytes: usize,
+    /// A command of so many bytes that is alone in its buffer keeps that. A smaller one is copied,
+    /// and written together with others.
+    pub moved_command_bytes: usize,
     /// Bytes of all clients' replies that wait, for those before them or for their other parts;
     /// beyond it the client that has most of them is closed.
     pub waiting_reply_bytes: usize,
@@ -366,7 +368,8 @@ impl Limits {
             reserve_bytes: part,
             input_bytes: 8 * part,
             reply_bytes: 32 * 1024,
-            moved_bytes: 8 * 1024,
+            moved_reply_bytes: 8 * 1024,
+            moved_command_bytes: 64 * 1024,
             waiting_reply_bytes: 10 * part,
             connection_bytes: 8 * part,
             held_bytes: 6 * part,

@@ -75,16 +75,21 @@ impl Reader {
 }
 
 impl Input {
-    /// Adds to an unfinished command. It takes no more room than has been announced, and at most
-    /// twice what has come.
+    /// Adds to an unfinished command.
     fn append(&mut self, data: &[u8]) {
-        let len = self.bytes.len() + data.len();
+        self.reserve(data.len());
+        self.bytes.extend_from_slice(data);
+    }
+
+    /// Makes room for more of an unfinished command. It takes no more room than has been announced,
+    /// and at most twice what has come.
+    fn reserve(&mut self, more: usize) {
+        let len = self.bytes.len().saturating_add(more);
         let announced = self.reader.as_ref().map_or(0, |reader| reader.parser.announced());
         if len > self.bytes.capacity() && len < announced {
             let room = announced.min(self.bytes.len().saturating_mul(2)).max(len);
             self.bytes.reserve_exact(room - self.bytes.len());
         }
-        self.bytes.extend_from_slice(data);
     }
 
     /// Counts what it takes.
@@ -117,6 +122,33 @@ impl Downstream {
                 client.input.bytes.extend_from_slice(data);
                 Unread::Nothing
             }
+        }
+    }
+
+    /// The beginning of a client's unfinished command, with room for `more` bytes of it, if it has
+    /// come to so many that they are not to be copied. [`Self::receive_rest`] takes it back.
+    pub(crate) fn take_unfinished(
+        &mut self,
+        id: SessionId,
+        more: usize,
+        least: usize,
+    ) -> Option<Vec<u8>> {
+        let client = self.clients.get_mut(id)?;
+        if client.input.bytes.len() < least.max(1) || client.phase != Phase::Reading {
+            return None;
+        }
+        client.input.reserve(more);
+        Some(std::mem::take(&mut client.input.bytes))
+    }
+
+    /// More of an unfinished command has come. It begins in `bytes` at `rest_at`.
+    pub(crate) fn receive_rest(&mut self, id: SessionId, bytes: Vec<u8>, rest_at: usize) -> Unread {
+        let rest = bytes.len().saturating_sub(rest_at);
+        self.stats.count().downstream_cx_rx_bytes_total += rest as u64;
+        match self.clients.get(id).map(|client| client.phase) {
+            Some(Phase::Reading) => Unread::Kept(bytes),
+            // It has not been read since.
+            _ => Unread::Dropped,
         }
     }
 
@@ -163,6 +195,15 @@ impl Downstream {
         if !rest.is_empty() && !client.is_closing() {
             client.input.bytes = self.buffers.take();
             client.input.bytes.extend_from_slice(rest);
+        }
+    }
+
+    /// The same for all of a buffer, without a copy.
+    pub(crate) fn keep_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>) {
+        if let Some(client) = self.clients.get_mut(id)
+            && !client.is_closing()
+        {
+            client.input.bytes = std::mem::take(buffer);
         }
     }
 

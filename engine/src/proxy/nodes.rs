@@ -24,7 +24,7 @@ impl Proxy {
     /// in that.
     pub fn handle_upstream_buffer(&mut self, id: ConnectionId, buffer: &mut Vec<u8>, now: Instant) {
         self.x.set_time(now);
-        self.x.downstream.offer_buffer(buffer, self.x.config.limits.moved_bytes);
+        self.x.downstream.offer_buffer(buffer, self.x.config.limits.moved_reply_bytes);
         self.read_replies(id, buffer);
         self.x.downstream.take_buffer(buffer);
         self.settle();

@@ -56,11 +56,15 @@ impl Proxy {
     /// in that.
     pub fn handle_downstream_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>, now: Instant) {
         self.x.set_time(now);
+        let least = self.x.config.limits.moved_command_bytes;
         match self.x.downstream.receive(id, buffer) {
-            Unread::AsTheyCame => {
-                let read = self.read_buffer(id, buffer);
-                self.keep_rest(id, buffer.get(read..).unwrap_or_default());
-            }
+            Unread::AsTheyCame => match self.read_buffer(id, buffer) {
+                0 if buffer.len() >= least => {
+                    self.x.downstream.keep_buffer(id, buffer);
+                    self.end_data(id, Unread::AsTheyCame);
+                }
+                read => self.keep_rest(id, buffer.get(read..).unwrap_or_default()),
+            },
             unread => self.end_data(id, unread),
         }
     }
@@ -74,6 +78,29 @@ impl Proxy {
         }
         self.x.downstream.keep(id, rest);
         self.end_data(id, Unread::AsTheyCame);
+    }
+
+    /// The beginning of a client's unfinished command, if it is large, so that what has come of the
+    /// rest can be put behind it without a copy. There is room for `more` bytes.
+    /// [`Self::handle_downstream_rest`] has to follow; only a client that is closed need not get it
+    /// back.
+    pub fn take_unfinished(&mut self, id: SessionId, more: usize) -> Option<Vec<u8>> {
+        let least = self.x.config.limits.moved_command_bytes;
+        self.x.downstream.take_unfinished(id, more, least)
+    }
+
+    /// A client has sent more of an unfinished command: `bytes` are its beginning and, from
+    /// `rest_at` on, what has come now.
+    pub fn handle_downstream_rest(
+        &mut self,
+        id: SessionId,
+        bytes: Vec<u8>,
+        rest_at: usize,
+        now: Instant,
+    ) {
+        self.x.set_time(now);
+        let unread = self.x.downstream.receive_rest(id, bytes, rest_at);
+        self.end_data(id, unread);
     }
 
     /// The rest of what happens when a client has sent bytes, and some wait or have waited.
@@ -120,7 +147,7 @@ impl Proxy {
     /// The same as [`Self::read_commands`]. A large command that is alone keeps the buffer, and one
     /// without any bytes is left.
     fn read_buffer(&mut self, id: SessionId, buffer: &mut Vec<u8>) -> usize {
-        self.x.upstream.offer_buffer(buffer, self.x.config.limits.moved_bytes);
+        self.x.upstream.offer_buffer(buffer, self.x.config.limits.moved_command_bytes);
         let read = self.read_commands(id, buffer);
         self.x.upstream.give_buffer(buffer);
         read

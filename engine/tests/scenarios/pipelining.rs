@@ -107,7 +107,7 @@ fn replies_of_several_nodes_that_come_together_reach_their_client_in_one_write()
 #[test]
 fn what_many_clients_send_to_a_busy_node_leaves_in_one_write() {
     // A command that is moved leaves by itself, and so small ones are not.
-    let copied = |config: &mut Config| config.limits.moved_bytes = 1000;
+    let copied = |config: &mut Config| config.limits.moved_command_bytes = 1000;
     each_chunking_with(copied, |mut driver| {
         let clients: Vec<_> = (0..100).map(|_| driver.connect()).collect();
         assert_eq!(driver.ask(clients[0], "SET a 1"), "+OK ");

@@ -83,7 +83,8 @@ impl World {
         let cluster = Cluster::new(profile.mirror, tells_ids);
         let mut config = profile.config(&cluster, &mut rng);
         // Without a number of the seed, so that each still tells the story that it always told.
-        config.limits.moved_bytes = 1 + (seed % 200) as usize;
+        config.limits.moved_reply_bytes = 1 + (seed % 200) as usize;
+        config.limits.moved_command_bytes = 1 + (seed % 200) as usize;
         let now = Instant::from_nanos(1_000_000_000);
         let limits = config.limits;
         Self {

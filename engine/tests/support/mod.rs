@@ -99,7 +99,8 @@ impl Driver {
         )
         .unwrap();
         // So that more is moved than large values alone.
-        config.limits.moved_bytes = 1;
+        config.limits.moved_reply_bytes = 1;
+        config.limits.moved_command_bytes = 1;
         change(&mut config);
         Self {
             proxy: Proxy::new(config, 1),
@@ -158,7 +159,15 @@ impl Driver {
             if client.paused {
                 client.unread.extend_from_slice(chunk);
             } else {
-                self.proxy.handle_downstream_buffer(session, &mut chunk.to_vec(), self.now);
+                let (proxy, now) = (&mut self.proxy, self.now);
+                match proxy.take_unfinished(session, chunk.len()) {
+                    None => proxy.handle_downstream_buffer(session, &mut chunk.to_vec(), now),
+                    Some(mut bytes) => {
+                        let rest_at = bytes.len();
+                        bytes.extend_from_slice(chunk);
+                        proxy.handle_downstream_rest(session, bytes, rest_at, now);
+                    }
+                }
                 self.obey();
             }
         }

@@ -119,6 +119,17 @@ pub(crate) fn get_buffer(buffer: Buffer, start: usize, max_size: usize) -> Resul
     })
 }
 
+/// The same, behind other bytes: returns both.
+pub(crate) fn get_buffer_behind(
+    before: Vec<u8>,
+    buffer: Buffer,
+    start: usize,
+    max_size: usize,
+) -> Result<HostBytes, u32> {
+    HostBytes::put_before(before);
+    get_buffer(buffer, start, max_size).inspect_err(|_| HostBytes::forget_before())
+}
+
 pub(crate) fn set_buffer(buffer: Buffer, start: usize, size: usize, bytes: &[u8]) -> u32 {
     // SAFETY: the host only reads `bytes`, during the call.
     unsafe { proxy_set_buffer_bytes(buffer as u32, start, size, bytes.as_ptr(), bytes.len()) }

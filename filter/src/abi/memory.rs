@@ -5,12 +5,20 @@ use std::cell::{Cell, RefCell};
 thread_local! {
     /// A buffer for the next thing that the host wants to hand over.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// Capacity of the buffer that the host is filling, or has filled last.
-    static LENT_CAPACITY: Cell<usize> = const { Cell::new(0) };
+    /// The buffer that the host is filling, or has filled last.
+    static LENT: Cell<Lent> = const { Cell::new(Lent { len: 0, capacity: 0 }) };
 }
 
 /// A spare buffer that has grown beyond this is freed.
 const KEPT_CAPACITY: usize = 1024 * 1024;
+
+/// What there is of a buffer besides the bytes that the host puts into it.
+#[derive(Clone, Copy, Default)]
+struct Lent {
+    /// Bytes before them.
+    len: usize,
+    capacity: usize,
+}
 
 /// Bytes that the host handed over; their memory is used again for the next.
 pub(crate) struct HostBytes(Vec<u8>);
@@ -21,20 +29,31 @@ impl HostBytes {
         &mut self.0
     }
 
-    fn empty() -> Self {
-        Self(Vec::new())
+    /// The next bytes that the host hands over go behind these. [`Self::adopt`] returns both.
+    pub(super) fn put_before(bytes: Vec<u8>) {
+        SPARE.set(bytes);
+    }
+
+    /// The host has handed over nothing.
+    pub(super) fn forget_before() {
+        SPARE.with_borrow_mut(Vec::clear);
     }
 
     /// Takes over what the host has put into memory of ours.
     pub(super) fn adopt(data: *mut u8, size: usize) -> Self {
-        let capacity = LENT_CAPACITY.replace(0);
-        if data.is_null() || size > capacity {
-            return Self::empty();
+        let Lent { len, capacity } = LENT.take();
+        if data.is_null() {
+            // It has put nothing there, and not asked for memory.
+            return Self(SPARE.take());
+        }
+        if size > capacity.saturating_sub(len) {
+            return Self(Vec::new());
         }
         // SAFETY: in every call that returns memory the host asks `proxy_on_memory_allocate` for it
-        // once, fills it and returns it; `data` is what that function returned last, the pointer of
-        // a leaked `Vec<u8>` of `capacity` bytes, the first `size` of which the host has written.
-        Self(unsafe { Vec::from_raw_parts(data, size, capacity) })
+        // once, fills it and returns it; `data` is what that function returned last, a pointer into
+        // a leaked `Vec<u8>` of `capacity` bytes, before which `len` bytes were in it already, and
+        // behind which the host has written `size`.
+        Self(unsafe { Vec::from_raw_parts(data.sub(len), len + size, capacity) })
     }
 }
 
@@ -63,13 +82,10 @@ impl Drop for HostBytes {
 /// Gives the host memory for what a call of ours returns; see [`HostBytes::adopt`].
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let mut buffer = SPARE.take();
-    if buffer.capacity() < size {
-        // To grow it would copy what is in it, which nobody wants any more.
-        drop(std::mem::take(&mut buffer));
-    }
-    buffer.clear();
+    let mut buffer = std::mem::ManuallyDrop::new(SPARE.take());
     buffer.reserve_exact(size);
-    LENT_CAPACITY.set(buffer.capacity());
-    std::mem::ManuallyDrop::new(buffer).as_mut_ptr()
+    let len = buffer.len();
+    LENT.set(Lent { len, capacity: buffer.capacity() });
+    // SAFETY: `len` is not above the buffer's capacity.
+    unsafe { buffer.as_mut_ptr().add(len) }
 }

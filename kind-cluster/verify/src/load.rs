@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Load {
     child: Child,
     report: Arc<Mutex<Report>>,
+    /// Reads reports until there are no more.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Load {
@@ -35,13 +37,13 @@ impl Load {
         let lines = BufReader::new(child.stdout.take().context("no pipe to read from")?).lines();
         let report = Arc::new(Mutex::new(Report::default()));
         let shared = Arc::clone(&report);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let reports = lines.map_while(Result::ok);
             for last in reports.filter_map(|line| serde_json::from_str(&line).ok()) {
                 *shared.lock().unwrap_or_else(PoisonError::into_inner) = last;
             }
         });
-        let load = Self { child, report };
+        let load = Self { child, report, reader: Some(reader) };
         load.goes_on()?;
         Ok(load)
     }
@@ -75,14 +77,19 @@ impl Load {
     pub(crate) fn finish(mut self) -> Result<Report> {
         drop(self.child.stdin.take());
         until("the load to end", PATIENCE, || {
+            let status = self.child.try_wait()?;
+            if status.is_some()
+                && let Some(reader) = self.reader.take()
+            {
+                // What it said last may not have been read yet.
+                ensure!(reader.join().is_ok(), "the reports could not be read");
+            }
             let report = self.report();
-            if report.ended {
-                return Ok(Probe::Ready(report));
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the load has ended with {status}, last seen: {}", told(&report));
-            }
-            Ok(Probe::NotYet(told(&report)))
+            Ok(match status {
+                _ if report.ended => Probe::Ready(report),
+                Some(status) => bail!("the load has ended with {status}: {}", told(&report)),
+                None => Probe::NotYet(told(&report)),
+            })
         })
     }
 

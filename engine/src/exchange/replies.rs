@@ -1,13 +1,12 @@
 //! What becomes of a node's reply to a client's command.
 
-use std::ops::Range;
-
 use crate::cluster::ErrorReply;
 use crate::exchange::{Event, Exchange};
 use crate::flight::{Completion, Owner, State};
 use crate::ids::{ConnectionId, PartId};
 use crate::resp::Reply;
 use crate::route::Place;
+use crate::upstream::Span;
 
 impl Exchange {
     /// A node has answered a part, whose bytes are at `command`.
@@ -16,7 +15,7 @@ impl Exchange {
         &mut self,
         from: ConnectionId,
         id: PartId,
-        command: Range<usize>,
+        command: Span,
         dedicated: bool,
         reply: &[u8],
     ) {
@@ -51,13 +50,7 @@ impl Exchange {
         }
     }
 
-    fn take_special_reply(
-        &mut self,
-        from: ConnectionId,
-        id: PartId,
-        command: Range<usize>,
-        reply: &[u8],
-    ) {
+    fn take_special_reply(&mut self, from: ConnectionId, id: PartId, command: Span, reply: &[u8]) {
         if self.flight.waiting(id.request).is_none() {
             return;
         }
@@ -85,13 +78,7 @@ impl Exchange {
 
     /// A command has been executed, or refused for good: sees to what follows from that beside the
     /// reply.
-    fn note_outcome(
-        &mut self,
-        from: ConnectionId,
-        id: PartId,
-        command: Range<usize>,
-        reply: &[u8],
-    ) {
+    fn note_outcome(&mut self, from: ConnectionId, id: PartId, command: Span, reply: &[u8]) {
         let Some(request) = self.flight.get(id.request) else { return };
         match &request.completion {
             Completion::Watch => self.note_watching(from, id, reply),

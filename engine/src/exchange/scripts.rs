@@ -1,12 +1,11 @@
 //! Scripts that a node does not know are brought to it.
 
-use std::ops::Range;
-
 use crate::command::{self, CommandSpec, Flags, Lookup};
 use crate::exchange::Exchange;
 use crate::ids::{ConnectionId, PartId, RequestId};
 use crate::resp::{RequestFrame, RequestParser, encode, parse_decimal};
 use crate::scripts::Digest;
+use crate::upstream::Span;
 
 /// How a node answers an EVALSHA of a script that it does not know. It has then executed nothing.
 const NOSCRIPT: &[u8] = b"-NOSCRIPT No matching script.";
@@ -95,7 +94,7 @@ impl Exchange {
         &mut self,
         from: ConnectionId,
         id: PartId,
-        command: Range<usize>,
+        command: Span,
         reply: &[u8],
     ) -> bool {
         if !reply.starts_with(NOSCRIPT) {

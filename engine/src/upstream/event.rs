@@ -1,10 +1,8 @@
 //! What the connections to nodes tell: values that are settled in one place, `proxy::settle`.
 
-use std::ops::Range;
-
 use crate::cluster::{Address, OwnersChange};
 use crate::ids::{ClusterId, ConnectionId, PartId, SessionId};
-use crate::upstream::pipeline::{Expect, Pipeline};
+use crate::upstream::pipeline::{Expect, Pipeline, Span};
 
 /// Something that has happened between the proxy and its nodes.
 #[derive(Debug)]
@@ -52,7 +50,7 @@ pub(crate) struct Lost {
 pub(crate) struct LostPart {
     pub(crate) part: PartId,
     /// Where its bytes are: see [`Lost::bytes`].
-    pub(crate) range: Range<usize>,
+    pub(crate) range: Span,
     /// All of it had been handed to the host, so that the node may have executed it.
     pub(crate) written: bool,
 }
@@ -69,7 +67,7 @@ impl Lost {
     }
 
     /// The bytes of a command that was taken out.
-    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+    pub(crate) fn bytes(&self, range: Span) -> &[u8] {
         self.pipeline.bytes(range)
     }
 }

@@ -34,7 +34,7 @@ pub(crate) use event::{Event, Lost, LostPart};
 use identities::Identities;
 pub(crate) use identities::{IDLE, Login};
 pub(crate) use lost::Dial;
-pub(crate) use pipeline::Expect;
+pub(crate) use pipeline::{Expect, Span};
 use pool::Pool;
 pub(crate) use receive::{Frame, Received};
 

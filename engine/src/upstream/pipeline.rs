@@ -20,26 +20,32 @@ use crate::stats::Tally;
 ///
 /// A large command may keep the buffer in which it came. That is a segment of its own then, what is
 /// in the window before it another one, and the window goes on behind both.
+///
+/// Positions count the bytes of the connection from its first one, so that they stay what they are
+/// when answered bytes are forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Pipeline {
-    /// The oldest first. Without any the window starts at position 0.
+    /// The oldest first.
     segments: VecDeque<Segment>,
     window: Vec<u8>,
     /// The position at which the window starts.
-    start: usize,
+    start: u64,
     /// Where the bytes of the queue's front start.
-    base: usize,
+    base: u64,
     /// What has been handed to the host.
-    written: usize,
+    written: u64,
     /// Nothing behind it is written for the time being.
-    gate: Option<usize>,
+    gate: Option<u64>,
     queue: VecDeque<Sent>,
 }
+
+/// Where a command's bytes are.
+pub(crate) type Span = Range<u64>;
 
 /// Bytes before the window. They end where the next segment starts, or the window.
 #[derive(Debug)]
 struct Segment {
-    start: usize,
+    start: u64,
     bytes: Vec<u8>,
 }
 
@@ -97,7 +103,7 @@ pub(crate) enum Expect {
 pub(crate) struct Popped {
     pub(crate) expect: Expect,
     /// The command's bytes, valid until the next push: see [`Pipeline::bytes`].
-    pub(crate) range: Range<usize>,
+    pub(crate) range: Span,
     /// Whether all of it had been handed to the host.
     pub(crate) written: bool,
     /// What it is counted as, where commands are counted one by one.
@@ -144,7 +150,7 @@ impl Pipeline {
             self.start = end;
         }
         self.segments.push_back(Segment { start: self.start, bytes: Vec::new() });
-        self.start = self.start.saturating_add(len);
+        self.start += len as u64;
         self.queue.push_back(Sent { expect, len, replies, tally });
     }
 
@@ -166,7 +172,7 @@ impl Pipeline {
     /// Takes the oldest command out, because its reply has come or never will.
     pub(crate) fn pop(&mut self) -> Option<Popped> {
         let Sent { expect, len, tally, .. } = self.queue.pop_front()?;
-        let range = self.base..self.base.saturating_add(len);
+        let range = self.base..self.base + len as u64;
         self.base = range.end;
         let written = range.end <= self.written;
         Some(Popped { expect, range, written, tally })
@@ -174,10 +180,10 @@ impl Pipeline {
 
     /// Takes the oldest command out if it is a part whose only or last reply comes next.
     #[inline]
-    pub(crate) fn pop_part(&mut self) -> Option<(PartId, Range<usize>, Option<Tally>)> {
+    pub(crate) fn pop_part(&mut self) -> Option<(PartId, Span, Option<Tally>)> {
         let sent = self.queue.front()?;
         let Expect::Part(part) = sent.expect else { return None };
-        let (range, tally) = (self.base..self.base.saturating_add(sent.len), sent.tally);
+        let (range, tally) = (self.base..self.base + sent.len as u64, sent.tally);
         if sent.replies != 1 || range.end > self.written {
             return None;
         }
@@ -188,7 +194,7 @@ impl Pipeline {
 
     /// The bytes of the oldest command.
     pub(crate) fn front(&self) -> Option<&[u8]> {
-        let end = self.base.saturating_add(self.queue.front()?.len);
+        let end = self.base + self.queue.front()?.len as u64;
         Some(self.bytes(self.base..end))
     }
 
@@ -202,13 +208,14 @@ impl Pipeline {
     }
 
     /// The bytes of a command just popped.
-    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+    #[inline]
+    pub(crate) fn bytes(&self, range: Span) -> &[u8] {
         let (start, bytes) = match self.segment_of(range.start) {
             None => (self.start, &self.window),
             Some(segment) => (segment.start, &segment.bytes),
         };
-        let range = range.start.saturating_sub(start)..range.end.saturating_sub(start);
-        bytes.get(range).unwrap_or_default()
+        let offset = |position: u64| position.saturating_sub(start) as usize;
+        bytes.get(offset(range.start)..offset(range.end)).unwrap_or_default()
     }
 
     /// Lets nothing be written, until [`Self::open_gate`], that is not there yet.
@@ -235,7 +242,7 @@ impl Pipeline {
     /// Whether the oldest command has been written, so that a reply can be one to it.
     #[inline]
     pub(crate) fn is_reply_due(&self) -> bool {
-        let end = |sent: &Sent| self.base.saturating_add(sent.len);
+        let end = |sent: &Sent| self.base + sent.len as u64;
         self.queue.front().is_some_and(|sent| end(sent) <= self.written)
     }
 
@@ -246,6 +253,7 @@ impl Pipeline {
     }
 
     /// Whether [`Self::take_unwritten`] gives only the first part of what is to be written.
+    #[inline]
     pub(crate) fn is_unwritten_split(&self) -> bool {
         let first = self.written.max(self.base);
         first < self.start && self.segment_end(first) < self.writable()
@@ -279,7 +287,7 @@ impl Pipeline {
     /// Bytes of commands without a reply.
     #[inline]
     pub(crate) fn unanswered_bytes(&self) -> usize {
-        self.end().saturating_sub(self.base)
+        self.end().saturating_sub(self.base) as usize
     }
 
     /// What the newest command expects.
@@ -303,33 +311,33 @@ impl Pipeline {
     /// Panics if the positions contradict each other: for tests.
     pub(crate) fn check_invariants(&self) {
         let queued: usize = self.queue.iter().map(|sent| sent.len).sum();
-        assert_eq!(self.base + queued, self.end(), "the queue covers what is unanswered");
+        assert_eq!(self.base + queued as u64, self.end(), "the queue covers what is unanswered");
         assert!(self.written <= self.end());
         assert!(self.gate.is_none_or(|gate| gate <= self.end()));
         let mut end = self.segments.front().map_or(self.start, |segment| segment.start);
-        assert_eq!(end, 0, "positions count from the first byte that is kept");
+        assert!(end <= self.base, "what is not answered is there");
         for segment in &self.segments {
             assert_eq!(segment.start, end, "segments follow each other");
-            end += segment.bytes.len();
+            end += segment.bytes.len() as u64;
         }
         assert_eq!(end, self.start, "all segments have their bytes");
     }
 
     /// The position behind all bytes.
     #[inline]
-    fn end(&self) -> usize {
-        self.start.saturating_add(self.window.len())
+    fn end(&self) -> u64 {
+        self.start + self.window.len() as u64
     }
 
     /// Where the bytes end that may be written.
     #[inline]
-    fn writable(&self) -> usize {
+    fn writable(&self) -> u64 {
         self.gate.unwrap_or_else(|| self.end())
     }
 
     /// The segment with this position; `None`: the window has it.
     #[inline]
-    fn segment_of(&self, position: usize) -> Option<&Segment> {
+    fn segment_of(&self, position: u64) -> Option<&Segment> {
         if position >= self.start {
             return None;
         }
@@ -338,7 +346,7 @@ impl Pipeline {
 
     /// Where the segment ends that has this position, or the window.
     #[inline]
-    fn segment_end(&self, position: usize) -> usize {
+    fn segment_end(&self, position: u64) -> u64 {
         if position >= self.start {
             return self.end();
         }
@@ -351,49 +359,40 @@ impl Pipeline {
     #[inline]
     fn make_room(&mut self, wanted: usize) {
         if self.base == self.end() && self.written == self.base {
-            self.segments.clear();
             self.window.clear();
-            if self.window.capacity() > KEPT_CAPACITY {
-                self.window = Vec::new();
-            }
             self.start = self.base;
-        } else {
-            self.drop_segments();
-            if self.segments.is_empty()
-                && self.window.capacity().saturating_sub(self.window.len()) < wanted
-                && self.base.saturating_sub(self.start) >= self.window.len() / 2
-            {
-                self.window.drain(..self.base.saturating_sub(self.start));
-                self.start = self.base;
+            if !self.segments.is_empty() || self.window.capacity() > KEPT_CAPACITY {
+                self.give_back_room();
             }
+        } else if !self.segments.is_empty() || self.window.capacity() - self.window.len() < wanted {
+            self.drop_answered(wanted);
         }
-        self.count_from_first();
     }
 
-    /// Forgets the segments that have been answered.
-    #[inline]
-    fn drop_segments(&mut self) {
+    /// Gives back what large commands have taken, or many.
+    #[cold]
+    fn give_back_room(&mut self) {
+        self.segments.clear();
+        if self.window.capacity() > KEPT_CAPACITY {
+            self.window = Vec::new();
+        }
+    }
+
+    #[cold]
+    fn drop_answered(&mut self, wanted: usize) {
         while let Some(segment) = self.segments.front()
             && self.segment_end(segment.start) <= self.base
         {
             self.segments.pop_front();
         }
-    }
-
-    /// Counts positions from the first byte that is still there.
-    #[inline]
-    fn count_from_first(&mut self) {
-        let first = self.segments.front().map_or(self.start, |segment| segment.start);
-        if first == 0 {
-            return;
+        let answered = self.base.saturating_sub(self.start) as usize;
+        if self.segments.is_empty()
+            && self.window.capacity() - self.window.len() < wanted
+            && answered >= self.window.len() / 2
+        {
+            self.window.drain(..answered);
+            self.start = self.base;
         }
-        for segment in &mut self.segments {
-            segment.start = segment.start.saturating_sub(first);
-        }
-        self.start = self.start.saturating_sub(first);
-        self.base = self.base.saturating_sub(first);
-        self.written = self.written.saturating_sub(first);
-        self.gate = self.gate.map(|gate| gate.saturating_sub(first));
     }
 }
 

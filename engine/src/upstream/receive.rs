@@ -1,7 +1,5 @@
 //! What a node sends: where replies end, and what each is for.
 
-use std::ops::Range;
-
 use crate::cluster::{parse_epoch, parse_zone};
 use crate::ids::{ConnectionId, PartId};
 use crate::resp::{Limits, ProtocolError, Reply, encode};
@@ -10,7 +8,7 @@ use crate::upstream::Upstream;
 use crate::upstream::connection::{Input, Phase, Purpose};
 use crate::upstream::event::Event;
 use crate::upstream::identities::Login;
-use crate::upstream::pipeline::{Expect, Popped};
+use crate::upstream::pipeline::{Expect, Popped, Span};
 
 /// The bytes that have come on a connection, cut into replies.
 #[derive(Debug)]
@@ -42,7 +40,7 @@ pub(crate) enum Received {
         /// What was asked.
         part: PartId,
         /// See [`Upstream::command`].
-        command: Range<usize>,
+        command: Span,
         /// It came on a connection that one client has to itself.
         dedicated: bool,
     },
@@ -165,7 +163,7 @@ impl Upstream {
     }
 
     /// The bytes of the command that has just been answered.
-    pub(crate) fn command(&self, id: ConnectionId, range: Range<usize>) -> &[u8] {
+    pub(crate) fn command(&self, id: ConnectionId, range: Span) -> &[u8] {
         self.connections.get(id).map_or(&[], |connection| connection.pipeline.bytes(range))
     }
 

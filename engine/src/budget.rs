@@ -73,14 +73,19 @@ impl ByteBudget {
     /// Counts bytes that are kept from now on.
     #[inline]
     pub(crate) fn take(&mut self, bytes: usize) {
-        self.set(self.used.saturating_add(bytes));
+        // Nothing, most often.
+        if bytes > 0 {
+            self.set(self.used.saturating_add(bytes));
+        }
     }
 
     /// Counts bytes that are kept no longer.
     #[inline]
     pub(crate) fn give_back(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.used, "{bytes} bytes given back of {}", self.used);
-        self.set(self.used.saturating_sub(bytes));
+        if bytes > 0 {
+            self.set(self.used.saturating_sub(bytes));
+        }
     }
 
     /// Counts `now` bytes in the place of `before`.

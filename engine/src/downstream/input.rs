@@ -310,8 +310,13 @@ impl Downstream {
         }
     }
 
-    /// A parked client whose commands have been answered.
+    /// Whether a parked client may read on.
     #[inline]
+    pub(crate) fn has_resumable(&self) -> bool {
+        !self.resumable.is_empty()
+    }
+
+    /// A parked client whose commands have been answered.
     pub(crate) fn pop_resumable(&mut self) -> Option<SessionId> {
         self.resumable.pop_front()
     }

@@ -129,8 +129,13 @@ impl Exchange {
         self.now
     }
 
-    /// The next thing that features have to settle.
+    /// Whether features have anything to settle.
     #[inline]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty() || self.upstream.has_events()
+    }
+
+    /// The next thing that they have.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front().or_else(|| self.upstream.poll_event().map(Event::Node))
     }

@@ -16,23 +16,35 @@ impl Proxy {
     #[inline]
     pub(super) fn settle(&mut self) {
         self.settle_events();
+        if self.x.downstream.has_resumable() {
+            self.resume_clients();
+        }
+        self.x.start_report_timer(&mut self.report_timer);
+    }
+
+    fn resume_clients(&mut self) {
         while let Some(client) = self.x.downstream.pop_resumable() {
             self.read_on(client);
             self.x.expire_overdue();
             self.settle_events();
         }
-        self.x.start_report_timer(&mut self.report_timer);
     }
 
     /// Settles what has happened until nothing follows from it any more.
     #[inline]
     pub(super) fn settle_events(&mut self) {
+        if self.x.has_events() {
+            self.settle_waiting();
+        }
+    }
+
+    #[cold]
+    fn settle_waiting(&mut self) {
         while let Some(event) = self.x.poll_event() {
             self.settle_one(event);
         }
     }
 
-    #[cold]
     fn settle_one(&mut self, event: Event) {
         let Self { x, pubsub, tracking, transactions, .. } = self;
         match event {

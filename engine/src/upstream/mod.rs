@@ -152,8 +152,13 @@ impl Upstream {
         }
     }
 
-    /// The next thing to settle.
+    /// Whether there is anything to settle.
     #[inline]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The next thing to settle.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }

@@ -50,6 +50,7 @@ pub mod resp;
 mod rng;
 mod route;
 mod scripts;
+mod sort;
 mod stats;
 mod target;
 mod throttle;

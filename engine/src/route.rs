@@ -7,6 +7,7 @@ use crate::cluster::Slot;
 use crate::config::{ClusterConfig, ClusterKind, Mirror, ReadPolicy, Route, Routes};
 use crate::ids::{ClusterId, RouteId};
 use crate::resp::{ArgRange, RequestFrame, encode};
+use crate::sort::sort_by_key;
 
 /// The routes, ready to be asked about every key.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl RouteTable {
         read_policy: ReadPolicy,
     ) -> Self {
         let mut routes = config.prefixes.clone();
-        routes.sort_by_key(|route| Reverse(route.prefix.len()));
+        sort_by_key(&mut routes, |route| Reverse(route.prefix.len()));
         routes.extend(config.catch_all.clone());
         Self {
             has_prefixes: routes.iter().any(|route| !route.prefix.is_empty()),

@@ -31,6 +31,7 @@ pub(crate) use topology::{Topology, parse_epoch, parse_zone};
 use crate::config::{ClusterConfig, ClusterKind, ReadPolicy};
 use crate::ids::{ConnectionId, NodeIndex};
 use crate::rng::Rng;
+use crate::sort::sort_by_key;
 use crate::throttle::Throttle;
 use crate::time::Instant;
 
@@ -367,7 +368,7 @@ impl Cluster {
         let mut nodes: Vec<_> =
             self.nodes.iter().filter(|node| node.member && node.allowed).collect();
         rng.shuffle(&mut nodes);
-        nodes.sort_by_key(|node| node.is_backing_off(now));
+        sort_by_key(&mut nodes, |node| node.is_backing_off(now));
         let dead = nodes.iter().filter(|node| node.is_backing_off(now)).count();
         let views = if dead == 0 { VIEWS } else { (nodes.len() - dead).clamp(2, VIEWS) };
         let mut members: Vec<_> = nodes.into_iter().map(|node| node.address.clone()).collect();

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::{Address, NodeId, SLOTS};
 use crate::resp::Reply;
+use crate::sort::sort_by_key;
 
 /// A node's view of its cluster: which shard owns which slots.
 #[derive(Debug, Eq, PartialEq)]
@@ -91,7 +92,7 @@ impl Topology {
 
     /// Every node has an order of its own.
     fn sort(&mut self) {
-        self.ranges.sort_by_key(|range| *range.slots.start());
+        sort_by_key(&mut self.ranges, |range| *range.slots.start());
     }
 
     /// Reads `[start, end, primary, replica, ...]`; `None` if it is something else.

@@ -7,6 +7,7 @@ use crate::flight::{Completion, Owner, Request, State, Turn};
 use crate::ids::{ClusterId, PartId, RequestId, SessionId};
 use crate::output::LogLevel;
 use crate::resp::{Protocol, Reply, encode};
+use crate::sort::sort_by_key;
 use crate::time::Instant;
 
 /// What an error says beside its cause if a part of the command that gets it may have changed
@@ -250,7 +251,7 @@ impl Exchange {
     /// Hands over the replies that have been held back long enough, those first that are due first.
     pub(super) fn release_delayed(&mut self) {
         let now = self.now;
-        self.delayed.sort_by_key(|delayed| delayed.until);
+        sort_by_key(&mut self.delayed, |delayed| delayed.until);
         let due = self.delayed.partition_point(|delayed| delayed.until <= now);
         let due: Vec<_> = self.delayed.drain(..due).collect();
         for Delayed { request, reply, .. } in due {

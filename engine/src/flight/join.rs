@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::command::Merge;
 use crate::flight::info;
 use crate::resp::{Kind, Reply, encode};
+use crate::sort::sort_by_key;
 
 /// Writes one reply in the place of `replies`, of which none is an error. `argument` is a random
 /// number for [`Merge::AnyValue`], and for [`Merge::Latest`] how many entries are wanted. `None` if
@@ -140,7 +141,7 @@ fn write_latest(count: u64, replies: &[&[u8]], out: &mut Vec<u8>) {
             (Reply::new(entry).elements().nth(1).and_then(|t| Reply::new(t).integer()), entry)
         })
         .collect();
-    entries.sort_by_key(|(time, _)| Reverse(*time));
+    sort_by_key(&mut entries, |(time, _)| Reverse(*time));
     entries.truncate(usize::try_from(count).unwrap_or(usize::MAX));
     encode::array_header(out, entries.len());
     entries.into_iter().for_each(|(_, entry)| out.extend_from_slice(entry));

@@ -9,6 +9,7 @@ use crate::downstream::{Caller, Modes, Profile, ReplyMode};
 use crate::errors::{self, ErrorText};
 use crate::ids::SessionId;
 use crate::resp::{Protocol, RequestFrame, encode, parse_decimal};
+use crate::sort::sort_by_key;
 
 /// Which clients a CLIENT KILL or a CLIENT LIST means: all that fit every condition.
 #[derive(Debug, Default)]
@@ -63,7 +64,7 @@ impl Proxy {
         let clients = self.x.visible_to(caller.id);
         let mut clients: Vec<_> =
             clients.filter(|(id, profile)| self.fits(&filter, *id, profile)).collect();
-        clients.sort_by_key(|(_, profile)| profile.client_id);
+        sort_by_key(&mut clients, |(_, profile)| profile.client_id);
         let mut text = String::new();
         for (id, profile) in clients {
             self.write_client(id, profile, &mut text);

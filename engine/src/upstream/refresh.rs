@@ -7,6 +7,7 @@ use crate::ids::{ClusterId, ConnectionId, NodeIndex};
 use crate::output::LogLevel;
 use crate::pool_key::{PoolKey, Profile};
 use crate::resp::Reply;
+use crate::sort::sort_by_key;
 use crate::target::SendMode;
 use crate::time::Instant;
 use crate::upstream::connection::Purpose;
@@ -339,7 +340,7 @@ impl Upstream {
 fn describe(cluster: &Cluster, topology: &Topology) -> String {
     let mut primaries: Vec<_> =
         topology.ranges.iter().map(|range| &range.primary.address).collect();
-    primaries.sort_unstable();
+    sort_by_key(&mut primaries, |address| *address);
     primaries.dedup();
     let primaries: Vec<_> = primaries.into_iter().map(ToString::to_string).collect();
     format!("cluster '{}' has the primaries {}", cluster.config.name, primaries.join(", "))

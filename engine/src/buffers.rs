@@ -12,6 +12,14 @@ pub(crate) struct Buffers {
     spare: Vec<Vec<u8>>,
 }
 
+/// Gives back the room of a buffer that is kept, if more of it is empty than used. Budgets count
+/// what is used.
+pub(crate) fn fit(buffer: &mut Vec<u8>) {
+    if buffer.capacity() / 2 > buffer.len() {
+        buffer.shrink_to_fit();
+    }
+}
+
 impl Buffers {
     /// An empty buffer, with room where a used one was at hand.
     pub(crate) fn take(&mut self) -> Vec<u8> {

@@ -95,7 +95,7 @@ fn clients(addr: SocketAddr, count: usize, bytes: &[u8]) -> Vec<Attacker> {
         .collect()
 }
 
-/// 100 MiB of a value of 120 MiB, which this proxy may take, and 20 MiB of one of 512 MiB.
+/// 30 MiB of a value of 32 MiB, which this proxy takes, and 20 MiB of one of 512 MiB.
 fn declare_huge_bulks(addr: SocketAddr) -> Vec<Attacker> {
     let chunk = vec![b'x'; 1024 * 1024];
     let send = |declared: usize, sent: usize| {
@@ -105,7 +105,7 @@ fn declare_huge_bulks(addr: SocketAddr) -> Vec<Attacker> {
         (0..sent).take_while(|_| client.write(&chunk)).count();
         client
     };
-    (0..8).flat_map(|_| [send(120, 100), send(512, 20)]).collect()
+    (0..8).flat_map(|_| [send(32, 30), send(512, 20)]).collect()
 }
 
 /// Arguments of one byte cost more than they are long.

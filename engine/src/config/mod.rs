@@ -246,8 +246,9 @@ pub struct Limits {
     /// Bytes of one client's commands that are unanswered; further ones wait unread.
     pub session_bytes: usize,
     /// Bytes of all clients' unfinished commands together, where each argument counts for 32 more,
-    /// and of what waits unread. A command that exceeds it is not kept, but refused when its end
-    /// has come; a client that exceeds it with what waits is closed. `frame` bounds one command.
+    /// and of what waits unread. Beyond it the client that has most gives way: its unfinished
+    /// command is not kept, but refused when its end has come, or it is closed with what waits.
+    /// `frame` bounds one command.
     pub input_bytes: usize,
     /// Bytes that unfinished commands, transactions, commands that wait, replies that wait and
     /// subscriptions may take together, beyond their reserves.
@@ -257,7 +258,8 @@ pub struct Limits {
     /// Bytes of a reply that is put together before it is handed on; a longer one is handed on as
     /// it comes, where that can be.
     pub reply_bytes: usize,
-    /// A reply of so many bytes is written from the buffer in which it came. A smaller one is copied.
+    /// A reply of so many bytes is written from the buffer in which it came. A smaller one is
+    /// copied.
     pub moved_reply_bytes: usize,
     /// A command of so many bytes that is alone in its buffer keeps that. A smaller one is copied,
     /// and written together with others.
@@ -360,7 +362,7 @@ impl Limits {
     pub fn for_memory(bytes: usize) -> Self {
         let part = bytes / 16;
         Self {
-            frame: resp::Limits { max_command_bytes: 8 * part, ..resp::Limits::default() },
+            frame: resp::Limits { max_command_bytes: 6 * part, ..resp::Limits::default() },
             session_requests: 16 * 1024,
             session_bytes: (2 * part).min(16 * 1024 * 1024),
             // Five parts have a reserve.
@@ -401,6 +403,10 @@ mod tests {
             assert_eq!(limits.memory_bytes + 5 * limits.reserve_bytes, memory);
             assert!(limits.frame.max_command_bytes <= limits.input_bytes);
             assert!(limits.frame.max_command_bytes <= limits.connection_bytes);
+            // While it is read it counts as input, and a copy of it may have to wait.
+            assert!(limits.frame.max_command_bytes <= limits.held_bytes);
+            let twice = 2 * (limits.frame.max_command_bytes - limits.reserve_bytes);
+            assert!(twice <= limits.memory_bytes);
             assert!(2 * limits.subscription_bytes <= limits.subscriber_bytes);
         }
     }

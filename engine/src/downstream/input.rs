@@ -1,8 +1,9 @@
 //! From a client's bytes to commands.
 
 use crate::budget::ByteBudget;
+use crate::buffers;
 use crate::command::{self, CommandSpec, Lookup};
-use crate::downstream::client::{Client, Input, Phase};
+use crate::downstream::client::{Input, Phase};
 use crate::downstream::{Caller, Downstream, Queued, ReplyMode};
 use crate::ids::SessionId;
 use crate::resp::{self, Parsed, ProtocolError, RequestFrame, RequestParser};
@@ -204,6 +205,7 @@ impl Downstream {
             && !client.is_closing()
         {
             client.input.bytes = std::mem::take(buffer);
+            buffers::fit(&mut client.input.bytes);
         }
     }
 
@@ -237,8 +239,8 @@ impl Downstream {
         if !self.input.is_exceeded() || input.bytes.is_empty() {
             return None;
         }
-        let counted = |(id, client): (SessionId, &Client)| (client.input.counted, id);
-        let (_, most) = self.clients.iter().map(counted).max()?;
+        let open = self.clients.iter().filter(|(_, client)| !client.is_closing());
+        let (_, most) = open.map(|(id, client)| (client.input.counted, id)).max()?;
         self.crowd_out(most)
     }
 

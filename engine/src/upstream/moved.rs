@@ -1,10 +1,11 @@
 //! Large commands, whose buffers go to their connections without a copy: see [`crate::offer`].
 
+use crate::buffers;
 use crate::upstream::Upstream;
 
 impl Upstream {
-    /// A client has sent `bytes`. If they turn out to be one command, the connection on which it goes
-    /// may have their buffer, by [`Self::give_buffer`].
+    /// A client has sent `bytes`. If they turn out to be one command, the connection on which it
+    /// goes may have their buffer, by [`Self::give_buffer`].
     pub(crate) fn offer_buffer(&mut self, bytes: &[u8], least: usize) {
         self.offer.make(bytes, least);
     }
@@ -19,7 +20,8 @@ impl Upstream {
     pub(crate) fn give_buffer(&mut self, buffer: &mut Vec<u8>) {
         self.offer.withdraw();
         let Some(id) = self.claimant.take() else { return };
-        let bytes = std::mem::replace(buffer, self.buffers.take());
+        let mut bytes = std::mem::replace(buffer, self.buffers.take());
+        buffers::fit(&mut bytes);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.pipeline.fill(bytes);
         }

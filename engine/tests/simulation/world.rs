@@ -379,6 +379,7 @@ impl Profile {
         config.limits.script_bytes = 1 << 10;
         config.limits.connection_bytes = self.connection_bytes;
         config.limits.held_bytes = self.held_bytes;
+        config.limits.transaction_bytes = self.held_bytes;
         config.limits.subscriber_bytes = self.subscriber_bytes;
         config.limits.reply_bytes = self.reply_bytes;
         config.limits.waiting_reply_bytes = self.waiting_reply_bytes;

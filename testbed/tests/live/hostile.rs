@@ -251,7 +251,7 @@ fn a_value_of_half_a_gigabyte_is_refused_with_the_bound_and_the_client_goes_on()
         client.write_all(b"\r\n").unwrap();
         client.write_all(&command(&["ECHO", "behind"])).unwrap();
         let expected = "$6\r\nbefore\r\n-ERR the command is too large for this proxy: it takes \
-                        50331648 bytes, where each argument counts for 32 more\r\n\
+                        37748736 bytes, where each argument counts for 32 more\r\n\
                         $6\r\nbehind\r\n";
         let mut answer = vec![0; expected.len()];
         client.read_exact(&mut answer).unwrap();

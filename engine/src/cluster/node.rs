@@ -22,7 +22,7 @@ pub(crate) struct Node {
     pub(super) id: Option<NodeId>,
     /// The zone it is in, if anybody has told.
     pub(crate) zone: Option<Box<str>>,
-    /// May be dialled: see [`ClusterConfig::allowed_nodes`].
+    /// May be dialled: see [`allowed_nodes`](crate::config::ClusterConfig::allowed_nodes).
     pub(super) allowed: bool,
     /// In the installed topology, or learnt from a redirection since.
     pub(super) member: bool,

@@ -20,7 +20,7 @@ pub(crate) struct Memory {
 pub(crate) struct ByteBudget {
     used: usize,
     limit: usize,
-    /// So many are not taken from the memory.
+    /// The first bytes, which are not taken from the memory.
     reserve: usize,
     memory: Option<Memory>,
 }

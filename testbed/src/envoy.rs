@@ -202,7 +202,7 @@ impl Envoy {
         Ok(text.context("Envoy has ended")?.parse()?)
     }
 
-    /// Bytes that its allocator has given back to the kernel and keeps for no one.
+    /// Bytes that its allocator has given back to the kernel.
     ///
     /// # Errors
     /// The admin interface does not answer.

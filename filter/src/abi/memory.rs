@@ -82,8 +82,14 @@ impl Drop for HostBytes {
 /// Gives the host memory for what a call of ours returns; see [`HostBytes::adopt`].
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
-    let mut buffer = std::mem::ManuallyDrop::new(SPARE.take());
-    buffer.reserve_exact(size);
+    let mut buffer = SPARE.take();
+    if buffer.is_empty() && buffer.capacity() < size {
+        // To let it grow may copy what is no longer needed.
+        buffer = Vec::with_capacity(size);
+    } else {
+        buffer.reserve_exact(size);
+    }
+    let mut buffer = std::mem::ManuallyDrop::new(buffer);
     let len = buffer.len();
     LENT.set(Lent { len, capacity: buffer.capacity() });
     // SAFETY: `len` is not above the buffer's capacity.

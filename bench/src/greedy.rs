@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -34,14 +35,32 @@ impl Greedy {
         stream.set_read_timeout(Some(PATIENCE))?;
         let (mut writer, mut reader) = (stream.try_clone()?, stream.try_clone()?);
         let commands = command(&["GET", KEY]).repeat(PIPELINE);
-        writer.write_all(&commands)?;
-        let mut chunk = vec![0; 1 << 16];
-        ensure!(reader.read(&mut chunk)? > 0, "the greedy client was closed");
-        // Both end when the stream is shut down.
-        let writing = thread::spawn(move || while writer.write_all(&commands).is_ok() {});
-        let reading =
-            thread::spawn(move || while reader.read(&mut chunk).is_ok_and(|len| len > 0) {});
-        Ok(Self { stream, threads: vec![writing, reading] })
+        let replies = PIPELINE * (format!("${VALUE}\r\n").len() + VALUE + 2);
+        let (ask, asked) = mpsc::channel();
+        let (note_first, first) = mpsc::channel();
+        // Both end when the stream is shut down. The next commands wait for all replies, because a
+        // proxy without bounds would take commands without end.
+        let writing =
+            thread::spawn(
+                move || {
+                    while writer.write_all(&commands).is_ok() && asked.recv().is_ok() {}
+                },
+            );
+        let reading = thread::spawn(move || {
+            let (mut chunk, mut left) = (vec![0; 1 << 16], replies);
+            while let Ok(len @ 1..) = reader.read(&mut chunk) {
+                // Nobody listens for the first one any more, or the writer has ended.
+                let _ended = note_first.send(());
+                left = left.saturating_sub(len);
+                if left == 0 {
+                    left = replies;
+                    let _ended = ask.send(());
+                }
+            }
+        });
+        let greedy = Self { stream, threads: vec![writing, reading] };
+        first.recv_timeout(PATIENCE).context("the greedy client gets no reply")?;
+        Ok(greedy)
     }
 
     /// Whether it is still being served.

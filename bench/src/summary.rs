@@ -73,7 +73,9 @@ impl Row {
 
 /// Sums up the series of one load.
 pub(crate) fn sum_up(load: &Load, all: &[Series]) -> Vec<Row> {
-    let native = all.iter().find(|series| series.contender == NATIVE_NAME);
+    // There is no ratio to one that has answered nothing.
+    let answers = |series: &&Series| series.rounds.iter().all(|one| one.requests_per_second > 0.0);
+    let native = all.iter().find(|series| series.contender == NATIVE_NAME).filter(answers);
     let row = |series: &Series| {
         let compared = native.filter(|native| native.contender != series.contender);
         let ratios = compared.map(|native| ratios(&series.rounds, &native.rounds));

@@ -37,8 +37,8 @@ use crate::time::Instant;
 
 /// Warnings about nodes that are not trusted are logged this often at most.
 const WARNING_PAUSE: Duration = Duration::from_secs(10);
-/// So many nodes that have left are remembered.
-const DEPARTED: usize = 16;
+/// So many nodes are remembered that were out of reach when they left.
+const UNREACHABLE: usize = 16;
 /// The entry of a slot that no shard is known to own.
 const NOBODY: u16 = u16::MAX;
 
@@ -64,7 +64,7 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     /// Nodes whose places others have taken, and that were out of reach. While nodes differ in
     /// where one of them is, its old address comes and goes, and still does not answer.
-    departed: VecDeque<Node>,
+    unreachable: VecDeque<Node>,
     /// Since when nobody but nodes of another cluster has answered.
     foreign_since: Option<Instant>,
     /// Warnings about nodes that are not trusted.
@@ -103,7 +103,7 @@ impl Cluster {
             is_behind: false,
             takeovers: Vec::new(),
             nodes: Vec::new(),
-            departed: VecDeque::new(),
+            unreachable: VecDeque::new(),
             foreign_since: None,
             warnings: Throttle::new(WARNING_PAUSE),
             unknown_nodes,
@@ -398,15 +398,15 @@ impl Cluster {
         let zone = self.config.zones.iter().find(|(host, _)| host.matches(address.host()));
         let zone = zone.map(|(_, zone)| zone.as_str().into());
         let allowed = self.config.allows(address);
-        let known = self.departed.iter().position(|node| node.address == *address);
-        let known = known.and_then(|position| self.departed.remove(position));
+        let known = self.unreachable.iter().position(|node| node.address == *address);
+        let known = known.and_then(|position| self.unreachable.remove(position));
         let node = self.nodes.get_mut(index.position())?;
         if node.address != *address {
             let new = known.unwrap_or_else(|| Node::new(address.clone()));
             let before = std::mem::replace(node, new);
             if before.is_unreachable() {
-                self.departed.truncate(DEPARTED - 1);
-                self.departed.push_front(before);
+                self.unreachable.truncate(UNREACHABLE - 1);
+                self.unreachable.push_front(before);
             }
         }
         node.id.clone_from(id);
@@ -610,7 +610,7 @@ mod tests {
             let _ = cluster.install(&topology(&[(0, 1, &address)]), now);
             cluster.member_mut(&self::address(&address)).unwrap().note_lost();
         }
-        assert!(cluster.departed.len() <= DEPARTED, "only so many are remembered");
+        assert!(cluster.unreachable.len() <= UNREACHABLE, "only so many are remembered");
         assert!(cluster.nodes.len() <= 3, "{} nodes are kept", cluster.nodes.len());
     }
 

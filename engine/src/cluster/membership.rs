@@ -106,16 +106,9 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::cluster;
     use super::super::topology::{Member, SlotRange};
     use super::*;
-    use crate::config::Config;
-
-    fn cluster() -> Cluster {
-        let json = br#"{"settings": {"op_timeout": "1s"},
-            "prefix_routes": {"catch_all_route": {"cluster": "c"}},
-            "clusters": {"c": {"seeds": ["seed:1"]}}}"#;
-        Cluster::new(Config::from_json(json).unwrap().clusters.remove(0), 100)
-    }
 
     /// One primary that is called `id`.
     fn topology(primary: &str, id: Option<&str>) -> Topology {

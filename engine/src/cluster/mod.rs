@@ -464,7 +464,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn cluster() -> Cluster {
+    pub(super) fn cluster() -> Cluster {
         let json = br#"{"settings": {"op_timeout": "1s"},
             "prefix_routes": {"catch_all_route": {"cluster": "c"}},
             "clusters": {"c": {"seeds": ["seed:1"]}}}"#;

@@ -61,7 +61,7 @@ impl Proxy {
             Unread::AsTheyCame => match self.read_buffer(id, buffer) {
                 0 if buffer.len() >= least => {
                     self.x.downstream.keep_buffer(id, buffer);
-                    self.end_data(id, Unread::AsTheyCame);
+                    self.settle_input(id);
                 }
                 read => self.keep_rest(id, buffer.get(read..).unwrap_or_default()),
             },
@@ -77,7 +77,7 @@ impl Proxy {
             return self.settle();
         }
         self.x.downstream.keep(id, rest);
-        self.end_data(id, Unread::AsTheyCame);
+        self.settle_input(id);
     }
 
     /// The beginning of a client's unfinished command, if it is large, so that what has come of the
@@ -103,13 +103,18 @@ impl Proxy {
         self.end_data(id, unread);
     }
 
-    /// The rest of what happens when a client has sent bytes, and some wait or have waited.
+    /// A client has sent bytes that are not to be read as they came.
     fn end_data(&mut self, id: SessionId, unread: Unread) {
         match unread {
             Unread::Dropped => return self.settle(),
             Unread::Nothing | Unread::AsTheyCame => {}
             Unread::Kept(bytes) => self.read_kept(id, bytes),
         }
+        self.settle_input(id);
+    }
+
+    /// The rest of what happens when a client has sent bytes, and some wait or have waited.
+    fn settle_input(&mut self, id: SessionId) {
         self.count_input(id);
         self.x.downstream.pause_if_ahead(id);
         self.settle();

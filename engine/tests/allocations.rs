@@ -224,24 +224,29 @@ fn commands_around_a_large_one_are_sent_in_their_order() {
 
 /// What the proxy wants written to its node, and where that is.
 fn sent(proxy: &mut Proxy) -> Vec<(*const u8, Vec<u8>)> {
-    let mut sent = Vec::new();
-    while let Some(output) = proxy.poll_output() {
-        if let Output::WriteUpstream { bytes, .. } = output {
-            sent.push((bytes.as_ptr(), bytes.to_vec()));
-        }
-    }
-    sent
+    writes(proxy, |output| match output {
+        Output::WriteUpstream { bytes, .. } => Some(bytes),
+        _ => None,
+    })
 }
 
 /// What the proxy wants written to its client, and where that is.
 fn written(proxy: &mut Proxy) -> Vec<(*const u8, Vec<u8>)> {
-    let mut written = Vec::new();
+    writes(proxy, |output| match output {
+        Output::WriteDownstream { bytes, .. } => Some(bytes),
+        _ => None,
+    })
+}
+
+fn writes(
+    proxy: &mut Proxy,
+    bytes_of: for<'a> fn(Output<'a>) -> Option<&'a [u8]>,
+) -> Vec<(*const u8, Vec<u8>)> {
+    let mut writes = Vec::new();
     while let Some(output) = proxy.poll_output() {
-        if let Output::WriteDownstream { bytes, .. } = output {
-            written.push((bytes.as_ptr(), bytes.to_vec()));
-        }
+        writes.extend(bytes_of(output).map(|bytes| (bytes.as_ptr(), bytes.to_vec())));
     }
-    written
+    writes
 }
 
 /// Does nothing that the proxy wants but counts the bytes that go up and down.

@@ -40,12 +40,8 @@ impl Greedy {
         let (note_first, first) = mpsc::channel();
         // Both end when the stream is shut down. The next commands wait for all replies, because a
         // proxy without bounds would take commands without end.
-        let writing =
-            thread::spawn(
-                move || {
-                    while writer.write_all(&commands).is_ok() && asked.recv().is_ok() {}
-                },
-            );
+        let mut write = move || writer.write_all(&commands).is_ok() && asked.recv().is_ok();
+        let writing = thread::spawn(move || while write() {});
         let reading = thread::spawn(move || {
             let (mut chunk, mut left) = (vec![0; 1 << 16], replies);
             while let Ok(len @ 1..) = reader.read(&mut chunk) {

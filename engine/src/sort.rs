@@ -2,6 +2,7 @@
 //!
 //! Each use of the standard library's `sort` for another type is 3 to 10 KB of code in the module,
 //! which Envoy compiles when it starts and keeps. Here only comparing and moving depend on the type.
+//! To sort the positions by the standard library would be 9 KB more than to merge them here.
 
 /// Sorts items as the standard library's `sort_by_key` does: those with equal keys keep their order.
 pub(crate) fn sort_by_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {

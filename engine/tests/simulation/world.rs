@@ -82,7 +82,7 @@ impl World {
         let tells_ids = profile.strangers || rng.u8(..4) > 0;
         let cluster = Cluster::new(profile.mirror, tells_ids);
         let mut config = profile.config(&cluster, &mut rng);
-        // Without a number of the seed, so that each still tells the story that it always told.
+        // Not drawn, so that what is drawn behind it stays the same for each seed.
         config.limits.moved_reply_bytes = 1 + (seed % 200) as usize;
         config.limits.moved_command_bytes = 1 + (seed % 200) as usize;
         let now = Instant::from_nanos(1_000_000_000);
